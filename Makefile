@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door. `make help` lists what there is; the work is done by the tool in tests/rig, and,
+# for the module, by the kernel's own build system and the file Kbuild.
+#
+#   KDIR=   an already built, patched kernel: `make modules` builds for it and sets up nothing
+#   KSRC=   a kernel source of your own, a tree or a tarball, instead of Debian's
+#   SUITE=  one suite of `make check`
+#   HOST=   the host of `make demo`
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+KSRC ?=
+KDIR ?=
+SUITE ?=
+HOST ?= kvm
+
+# Cargo's own progress only where somebody looks at it.
+cargo := cargo run --quiet --release --locked -p rig --
+export KSRC
+
+bootstrap:
+	@scripts/bootstrap
+
+demo: bootstrap ## boot a guest on the real KVM, load and select the clock, and show it
+	@$(cargo) demo --host $(HOST)
+
+check: bootstrap ## run all tests, or one suite with SUITE=name
+	@$(cargo) check $(if $(SUITE),--suite $(SUITE))
+
+bench: bootstrap ## count instructions a reading, beside the C clocks, and judge the bounds
+	@$(cargo) bench
+
+shell: bootstrap ## a shell in a running guest that has the module
+	@$(cargo) shell
+
+setup: bootstrap ## fetch, verify and build all that the tests need, and nothing else
+	@$(cargo) setup
+
+ifneq ($(KDIR),)
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) LLVM=-19
+else
+kbuild = $(cargo) kbuild --
+endif
+
+modules: $(if $(KDIR),,bootstrap) ## build the module, for KDIR= or for the kernel that setup builds
+	@$(kbuild) modules
+
+modules_install: $(if $(KDIR),,bootstrap) ## install it where `modprobe` finds it
+	@$(kbuild) modules_install
+
+clean: ## remove what was built in this checkout; the cache stays
+	@rm -rf build target
+	@find . -path ./.git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
+		-o -name '.*.cmd' -o -name '.*.d' -o -name 'modules.order' -o -name 'Module.symvers' \
+		-o -name 'generated*.rs' \) -type f -exec rm -f {} +
+	@echo 'clean: build/, target/ and the objects of the module are gone'
+
+help: ## this text
+	@echo 'paraclock: a paravirtual clock for guests. Targets:'
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'Suites of `make check SUITE=name`:'
+	@$(if $(shell command -v cargo),$(cargo) suites,echo '  (cargo is not installed)')
+	@echo 'Variables: KDIR= KSRC= SUITE= HOST= (the head of the Makefile says what they do)'
+
+.PHONY: bootstrap demo check bench shell setup modules modules_install clean help

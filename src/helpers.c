@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * See helpers.h. No logic here: one call of the kernel each, or the shortest
+ * way to it.
+ */
+#include <linux/cc_platform.h>
+#include <linux/cpu.h>
+#include <linux/gfp.h>
+#include <linux/mm.h>
+#include <linux/percpu.h>
+#include <linux/preempt.h>
+#include <linux/set_memory.h>
+#include <linux/smp.h>
+#include <asm/cpufeature.h>
+#include <asm/cpuid/api.h>
+#include <asm/msr.h>
+#include <asm/pvclock.h>
+/* After pvclock.h, which it relies on */
+#include <asm/kvmclock.h>
+#include <asm/tsc.h>
+
+#include "helpers.h"
+
+void paraclock_cpuid(u32 leaf, u32 *regs)
+{
+	cpuid(leaf, &regs[0], &regs[1], &regs[2], &regs[3]);
+}
+
+bool paraclock_has_hypervisor(void)
+{
+	return boot_cpu_has(X86_FEATURE_HYPERVISOR);
+}
+
+/* The condition under which the built-in kvm-clock gives way to the TSC. */
+bool paraclock_has_invariant_tsc(void)
+{
+	return boot_cpu_has(X86_FEATURE_CONSTANT_TSC) &&
+	       boot_cpu_has(X86_FEATURE_NONSTOP_TSC) &&
+	       !check_tsc_unstable();
+}
+
+int paraclock_wrmsrq_safe(u32 msr, u64 value)
+{
+	return wrmsrq_safe(msr, value);
+}
+
+/* Part of the clock's read function, which tracers call. */
+notrace unsigned int paraclock_get_cpu(void)
+{
+	preempt_disable_notrace();
+	return raw_smp_processor_id();
+}
+
+notrace void paraclock_put_cpu(void)
+{
+	preempt_enable_notrace();
+}
+
+notrace void paraclock_cpu_relax(void)
+{
+	cpu_relax();
+}
+
+void paraclock_cpus_read_lock(void)
+{
+	cpus_read_lock();
+}
+
+void paraclock_cpus_read_unlock(void)
+{
+	cpus_read_unlock();
+}
+
+unsigned int paraclock_next_online_cpu(int cpu)
+{
+	return cpumask_next(cpu, cpu_online_mask);
+}
+
+unsigned int paraclock_num_online_cpus(void)
+{
+	return num_online_cpus();
+}
+
+void paraclock_on_each_cpu(void (*func)(void *info), void *info)
+{
+	on_each_cpu(func, info, 1);
+}
+
+struct pvclock_vsyscall_time_info *paraclock_builtin_pvti(unsigned int cpu)
+{
+	return READ_ONCE(per_cpu(hv_clock_per_cpu, cpu));
+}
+
+/*
+ * Lets the kernel's own users of this CPU's page, such as the watchdogs that
+ * ask for PVCLOCK_GUEST_STOPPED, find a page that a module registered.
+ */
+void paraclock_set_pvti(unsigned int cpu, struct pvclock_vsyscall_time_info *pvti)
+{
+	WRITE_ONCE(per_cpu(hv_clock_per_cpu, cpu), pvti);
+}
+
+u64 paraclock_virt_to_phys(void *addr)
+{
+	return slow_virt_to_phys(addr);
+}
+
+bool paraclock_phys_is_ram(u64 addr)
+{
+	return page_is_ram(PHYS_PFN(addr));
+}
+
+/* Zeroed memory that the hypervisor may write. */
+void *paraclock_alloc_shared(size_t size)
+{
+	void *addr;
+
+	size = PAGE_ALIGN(size);
+	addr = alloc_pages_exact(size, GFP_KERNEL | __GFP_ZERO);
+	if (!addr || !cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
+		return addr;
+
+	/* On failure the pages are in an unknown state: leak them. */
+	if (set_memory_decrypted((unsigned long)addr, size >> PAGE_SHIFT))
+		return NULL;
+
+	memset(addr, 0, size);
+	return addr;
+}
+
+void paraclock_free_shared(void *addr, size_t size)
+{
+	size = PAGE_ALIGN(size);
+	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT) &&
+	    set_memory_encrypted((unsigned long)addr, size >> PAGE_SHIFT))
+		return;
+
+	free_pages_exact(addr, size);
+}

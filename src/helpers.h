@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Inline functions, macros and per-CPU variables of the kernel that Rust can
+ * only reach through a C function.
+ */
+#ifndef PARACLOCK_HELPERS_H
+#define PARACLOCK_HELPERS_H
+
+#include <linux/types.h>
+
+struct pvclock_vsyscall_time_info;
+
+void paraclock_cpuid(u32 leaf, u32 *regs);
+bool paraclock_has_hypervisor(void);
+bool paraclock_has_invariant_tsc(void);
+
+int paraclock_wrmsrq_safe(u32 msr, u64 value);
+
+unsigned int paraclock_get_cpu(void);
+void paraclock_put_cpu(void);
+void paraclock_cpu_relax(void);
+void paraclock_cpus_read_lock(void);
+void paraclock_cpus_read_unlock(void);
+unsigned int paraclock_next_online_cpu(int cpu);
+unsigned int paraclock_num_online_cpus(void);
+void paraclock_on_each_cpu(void (*func)(void *info), void *info);
+
+struct pvclock_vsyscall_time_info *paraclock_builtin_pvti(unsigned int cpu);
+void paraclock_set_pvti(unsigned int cpu, struct pvclock_vsyscall_time_info *pvti);
+u64 paraclock_virt_to_phys(void *addr);
+bool paraclock_phys_is_ram(u64 addr);
+
+void *paraclock_alloc_shared(size_t size);
+void paraclock_free_shared(void *addr, size_t size);
+
+#endif /* PARACLOCK_HELPERS_H */

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding a hypervisor's CPUID leaves.
+//!
+//! A host may offer several interfaces at once, each with a signature at a multiple of 0x100
+//! above 0x40000000 (QEMU puts Hyper-V's first and KVM's behind it); none of them is at a fixed
+//! place. Source: `Documentation/virt/kvm/x86/cpuid.rst`; the kernel's own scan is
+//! `cpuid_base_hypervisor()`.
+
+/// The four registers that CPUID returns, in the order EAX, EBX, ECX, EDX.
+pub type Registers = [u32; 4];
+
+/// The first leaf at which an interface may stand.
+pub const FIRST_BASE: u32 = 0x4000_0000;
+/// The last leaf at which an interface may stand.
+pub const LAST_BASE: u32 = 0x4000_ff00;
+
+/// The signature of KVM: "KVMKVMKVM", padded with zeros.
+pub const KVM_SIGNATURE: [u8; 12] = *b"KVMKVMKVM\0\0\0";
+
+/// `MSR_KVM_SYSTEM_TIME` and its wall clock: the old numbers are there.
+pub const KVM_FEATURE_CLOCKSOURCE: u32 = 1 << 0;
+/// `MSR_KVM_SYSTEM_TIME_NEW` and its wall clock: the new numbers are there.
+pub const KVM_FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
+/// The host maintains `PVCLOCK_TSC_STABLE_BIT`.
+pub const KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: u32 = 1 << 24;
+
+/// Finds the first base leaf with the given signature, between [`FIRST_BASE`] and [`LAST_BASE`].
+pub fn find(cpuid: impl Fn(u32) -> Registers, signature: &[u8; 12]) -> Option<u32> {
+    (FIRST_BASE..=LAST_BASE).step_by(0x100).find(|&base| {
+        let [_, ebx, ecx, edx] = cpuid(base);
+        [ebx, ecx, edx]
+            .iter()
+            .flat_map(|register| register.to_le_bytes())
+            .eq(signature.iter().copied())
+    })
+}
+
+/// KVM's interface, as far as its clock goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kvm {
+    /// The leaf at which the interface stands.
+    pub base: u32,
+    /// The features it advertises: `KVM_FEATURE_*`.
+    pub features: u32,
+}
+
+/// The MSR by which a vCPU names its page to KVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemTimeMsr {
+    /// `MSR_KVM_SYSTEM_TIME`.
+    Old,
+    /// `MSR_KVM_SYSTEM_TIME_NEW`.
+    New,
+}
+
+impl SystemTimeMsr {
+    /// The MSR's number.
+    pub const fn number(self) -> u32 {
+        match self {
+            SystemTimeMsr::Old => 0x12,
+            SystemTimeMsr::New => 0x4b56_4d01,
+        }
+    }
+}
+
+impl Kvm {
+    /// Finds KVM's interface.
+    pub fn find(cpuid: impl Fn(u32) -> Registers) -> Option<Self> {
+        let base = find(&cpuid, &KVM_SIGNATURE)?;
+        // The first register of the base leaf is the last leaf of the interface. Old hosts leave
+        // it 0 and mean base + 1.
+        let [last, ..] = cpuid(base);
+        let features = if last == 0 || last > base {
+            cpuid(base + 1)[0]
+        } else {
+            0
+        };
+        Some(Self { base, features })
+    }
+
+    /// The MSR to use, the new one where both are there; `None` where there is no clock.
+    pub const fn system_time_msr(&self) -> Option<SystemTimeMsr> {
+        if self.features & KVM_FEATURE_CLOCKSOURCE2 != 0 {
+            Some(SystemTimeMsr::New)
+        } else if self.features & KVM_FEATURE_CLOCKSOURCE != 0 {
+            Some(SystemTimeMsr::Old)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the host's stable bit can be trusted.
+    pub const fn has_stable_bit(&self) -> bool {
+        self.features & KVM_FEATURE_CLOCKSOURCE_STABLE_BIT != 0
+    }
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pure logic: what can be decided without a kernel.
+//!
+//! Nothing below this module names a kernel type: it uses [`core`] alone, so that the very same
+//! files are compiled into `paraclock.ko`, into its KUnit module and into a crate of the build
+//! machine, where property tests and a model checker run over them.
+
+pub mod clamp;
+pub mod cpuid;
+pub mod options;
+pub mod pvclock;
+pub mod reader;
+pub mod snapshot;
+pub mod word;

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Readers in the kernel, run from user space: `/sys/kernel/debug/paraclock_hammer`.
+//!
+//! - `run`: write a number of seconds; all CPUs read the kernel's clocks in interrupt context, at
+//!   once, and the writer's CPU in task context in between; returns when the time is over.
+//! - `result`: `reads N backward N worst_ns N` of the last run.
+//! - `agree`: brackets the current clocksource between two readings of the C clock's arithmetic,
+//!   `pairs N worst_ns N hw_outside N`; `worst_ns` is by how much a reading lay outside its
+//!   bracket, `hw_outside` how many snapshots did not come with a TSC reading inside of one.
+
+#[allow(dead_code)]
+#[path = "../../src/bindings/mod.rs"]
+mod bindings;
+#[allow(dead_code)]
+#[path = "../../src/abstractions/cpu.rs"]
+mod cpu;
+mod kernel_time;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/logic/mod.rs"]
+mod logic;
+#[allow(dead_code)]
+#[path = "../../src/abstractions/tsc.rs"]
+mod tsc;
+#[allow(dead_code)]
+#[path = "../../src/abstractions/word.rs"]
+mod word;
+
+use kernel::{
+    debugfs,
+    fmt,
+    module::InPlaceModule,
+    prelude::*,
+    sync::Arc,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+    uaccess::UserSliceReader, //
+};
+use logic::{
+    clamp::Clamp,
+    word::Word, //
+};
+use word::AtomicWord;
+
+module! {
+    type: Hammer,
+    name: "paraclock_hammer",
+    authors: ["The paraclock developers"],
+    description: "Readers of the kernel's clocks, for the tests of paraclock",
+    license: "GPL",
+}
+
+/// How many readings a CPU makes in one interrupt.
+const BURST: u32 = 200;
+/// How many brackets the agreement is judged by.
+const PAIRS: u32 = 100_000;
+/// The longest run, in seconds.
+const LONGEST: i64 = 600;
+
+/// The clocks that never step back, whoever reads them on whatever CPU.
+struct Readers {
+    clocks: [(fn() -> u64, Clamp<AtomicWord>); 3],
+    reads: AtomicWord,
+    backward: AtomicWord,
+    worst: Clamp<AtomicWord>,
+}
+
+impl Readers {
+    fn new() -> Self {
+        let clock = |read: fn() -> u64| (read, Clamp::new(AtomicWord::default()));
+        Self {
+            clocks: [
+                clock(kernel_time::monotonic),
+                clock(kernel_time::raw),
+                clock(kernel_time::boottime),
+            ],
+            reads: AtomicWord::default(),
+            backward: AtomicWord::default(),
+            worst: Clamp::new(AtomicWord::default()),
+        }
+    }
+
+    fn reset(&self) {
+        for (_, latest) in &self.clocks {
+            latest.reset();
+        }
+        self.reads.store(0);
+        self.backward.store(0);
+        self.worst.reset();
+    }
+
+    /// Reads each clock after having looked at the latest reading of all CPUs: it must not be
+    /// earlier.
+    fn burst(&self) {
+        for _ in 0..BURST {
+            for (read, latest) in &self.clocks {
+                let before = latest.last();
+                let now = read();
+                latest.raise(now);
+                if now < before {
+                    self.backward.increment();
+                    self.worst.raise(before - now);
+                }
+                self.reads.increment();
+            }
+        }
+    }
+}
+
+fn run(readers: &Arc<Readers>, input: &mut UserSliceReader) -> Result {
+    let mut text = [0; 16];
+    let length = input.len().min(text.len());
+    let text = &mut text[..length];
+    input.read_slice(text)?;
+    let seconds: i64 = core::str::from_utf8(text)
+        .map_err(|_| EINVAL)?
+        .trim()
+        .parse()
+        .map_err(|_| EINVAL)?;
+    if !(1..=LONGEST).contains(&seconds) {
+        return Err(EINVAL);
+    }
+
+    readers.reset();
+    let start = Instant::<Monotonic>::now();
+    while start.elapsed() < Delta::from_secs(seconds) {
+        cpu::on_each(|| readers.burst());
+        readers.burst();
+        kernel::time::delay::fsleep(Delta::from_micros(100));
+    }
+    Ok(())
+}
+
+fn result(readers: &Arc<Readers>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(
+        f,
+        "reads {} backward {} worst_ns {}",
+        readers.reads.load(),
+        readers.backward.load(),
+        readers.worst.last()
+    )
+}
+
+fn agree(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut pairs = 0u64;
+    let mut worst = 0;
+    let mut hw_outside = 0;
+    for _ in 0..PAIRS {
+        let here = cpu::Pinned::new();
+        let before = kernel_time::pvclock(&here);
+        let tsc_before = tsc::rdtsc_ordered();
+        let snapshot = kernel_time::snapshot();
+        let tsc_after = tsc::rdtsc_ordered();
+        let after = kernel_time::pvclock(&here);
+        drop(here);
+        let Some(snapshot) = snapshot else { continue };
+        if before == 0 {
+            continue;
+        }
+        pairs += 1;
+        if !snapshot.is_of_tsc() || !(tsc_before..=tsc_after).contains(&snapshot.hw_cycles) {
+            hw_outside += 1;
+        }
+        worst = worst
+            .max(before.saturating_sub(snapshot.cycles))
+            .max(snapshot.cycles.saturating_sub(after));
+    }
+    writeln!(f, "pairs {pairs} worst_ns {worst} hw_outside {hw_outside}")
+}
+
+#[pin_data]
+struct Hammer {
+    #[pin]
+    _run: debugfs::File<Arc<Readers>>,
+    #[pin]
+    _result: debugfs::File<Arc<Readers>>,
+    #[pin]
+    _agree: debugfs::File<()>,
+    debugfs: debugfs::Dir,
+}
+
+impl InPlaceModule for Hammer {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            let readers = Arc::new(Readers::new(), GFP_KERNEL)?;
+            let of_result = readers.clone();
+            Ok(try_pin_init!(Self {
+                debugfs: debugfs::Dir::new(c"paraclock_hammer"),
+                _run <- debugfs.write_callback_file(c"run", readers, &run),
+                _result <- debugfs.read_callback_file(c"result", of_result, &result),
+                _agree <- debugfs.read_callback_file(c"agree", (), &agree),
+            }? Error))
+        })
+    }
+}
