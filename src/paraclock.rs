@@ -59,11 +59,6 @@ module! {
             description: "Rating of the clocksource, 1 to 499; 0: 50 above the C clock's",
             perm: 0o444,
         },
-        tsc_reliable: crate::params::TscReliableOption {
-            default: crate::params::TscReliableOption::Auto,
-            description: "Whether the TSC goes unchecked: auto, always or never",
-            perm: 0o444,
-        },
     },
 }
 

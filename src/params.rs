@@ -6,8 +6,7 @@
 
 pub(crate) use crate::logic::options::{
     BackendOption,
-    ModeOption,
-    TscReliableOption, //
+    ModeOption, //
 };
 
 use kernel::{
@@ -30,4 +29,4 @@ macro_rules! impl_word_param {
     };
 }
 
-impl_word_param!(BackendOption, ModeOption, TscReliableOption);
+impl_word_param!(BackendOption, ModeOption);

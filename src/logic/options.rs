@@ -61,18 +61,6 @@ named! {
 }
 
 named! {
-    /// The parameter `tsc_reliable`: whether the TSC goes unchecked.
-    TscReliableOption {
-        /// As the CPU and the host say.
-        Auto = "auto",
-        /// It is trusted.
-        Always = "always",
-        /// It is checked.
-        Never = "never",
-    }
-}
-
-named! {
     /// What the clock reads at the moment.
     Mode {
         /// The page that the host rewrites, scaled by the TSC.
