@@ -228,7 +228,7 @@ impl Operations for Arc<Clock> {
     }
 
     fn resume(&self) {
-        self.pages.register(&Pinned::new());
+        self.pages.resume(&Pinned::new());
         self.reader.reset();
     }
 }

@@ -112,6 +112,19 @@ pub(crate) fn builtin(cpu: CpuId) -> Option<&'static Slot> {
     Some(unsafe { slot.cast::<Slot>().as_ref() })
 }
 
+/// Registers the built-in driver's slot of the CPU on which the caller runs, where it has fallen
+/// out: with a suspend that the built-in driver does not see the end of.
+///
+/// # Errors
+///
+/// `EIO` where the MSR cannot be written, `ENXIO` where the CPU has no such slot.
+pub(crate) fn restore_builtin(msr: AddressMsr, here: &Pinned) -> Result {
+    let slot = CpuId::from_u32(here.cpu()).and_then(builtin).ok_or(ENXIO)?;
+    // SAFETY: The slot is of the size that the MSR stands for, is only read by volatile loads, and
+    // the built-in driver never frees it.
+    unsafe { msr.enable(slot.gpa()) }
+}
+
 /// Whether the page at a guest-physical address is RAM, as far as the firmware's map goes.
 pub(crate) fn is_ram(gpa: u64) -> bool {
     // SAFETY: The function looks the address up in tables; any address will do.

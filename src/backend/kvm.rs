@@ -33,6 +33,11 @@ use kernel::{
     prelude::*, //
 };
 
+/// The end of the memory that the firmware keeps to itself: the kernel never uses the first MiB
+/// (`reserve_real_mode()` in `arch/x86/realmode/init.c`), so what the host writes there harms
+/// nobody.
+const FIRMWARE_END: u64 = 1 << 20;
+
 /// KVM's clock as the host offers it.
 pub(crate) struct Host {
     /// Whether the host's stable bit can be trusted.
@@ -106,6 +111,15 @@ impl Host {
         if pvclock::builtin(cpu).is_some_and(|slot| slot.gpa() == gpa) {
             return Ok(true);
         }
+        if gpa < FIRMWARE_END {
+            // SeaBIOS reads the clock as well, and leaves its page on the boot CPU registered.
+            pr_info!(
+                "replacing the page at {:#x} that the firmware left registered on CPU {}\n",
+                gpa,
+                cpu.as_u32()
+            );
+            return Ok(false);
+        }
         pr_err!(
             "MSR {:#x} of CPU {} names a page at {:#x} {}; left behind by an earlier kernel? \
              A reboot without kexec clears it\n",
@@ -134,7 +148,10 @@ impl Host {
         }
         let boot = CpuId::from_u32(0).ok_or(ENODEV)?;
         let page0 = pvclock::builtin(boot).ok_or(EIO)?;
-        Ok(Pages::Adopted { page0 })
+        Ok(Pages::Adopted {
+            page0,
+            msr: self.msr,
+        })
     }
 }
 
@@ -144,6 +161,8 @@ pub(crate) enum Pages {
     Adopted {
         /// CPU 0's.
         page0: &'static Slot,
+        /// What names them to the host.
+        msr: AddressMsr,
     },
     /// Ours, and so is the duty to register and to withdraw them.
     Own(OwnSlots),
@@ -161,7 +180,7 @@ impl Pages {
     /// CPU 0's page.
     pub(crate) fn page0(&self) -> &'static Slot {
         match self {
-            Pages::Adopted { page0 } => page0,
+            Pages::Adopted { page0, .. } => page0,
             Pages::Own(slots) => slots.page0(),
         }
     }
@@ -180,6 +199,20 @@ impl Pages {
             if slots.register(here).is_err() {
                 pr_err!("the host refuses the page of CPU {}\n", here.cpu());
             }
+        }
+    }
+
+    /// Registers the page of the CPU on which the caller runs after a suspend.
+    ///
+    /// The built-in driver does that for its own pages, but not after every kind of suspend
+    /// (`pm_test` ends before the processor's state is restored).
+    pub(crate) fn resume(&self, here: &Pinned) {
+        let resumed = match self {
+            Pages::Adopted { msr, .. } => pvclock::restore_builtin(*msr, here),
+            Pages::Own(slots) => slots.register(here),
+        };
+        if resumed.is_err() {
+            pr_err!("the host refuses the page of CPU {}\n", here.cpu());
         }
     }
 
