@@ -18,7 +18,11 @@ HOST ?= kvm
 
 # Cargo's own progress only where somebody looks at it.
 cargo := cargo run --quiet --release --locked -p rig --
+ifneq ($(KSRC),)
 export KSRC
+else
+unexport KSRC
+endif
 
 bootstrap:
 	@scripts/bootstrap
