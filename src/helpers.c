@@ -13,6 +13,7 @@
 #include <linux/smp.h>
 #include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
+#include <asm/crash.h>
 #include <asm/msr.h>
 #include <asm/pvclock.h>
 /* After pvclock.h, which it relies on */
@@ -42,6 +43,21 @@ bool paraclock_has_invariant_tsc(void)
 int paraclock_wrmsrq_safe(u32 msr, u64 value)
 {
 	return wrmsrq_safe(msr, value);
+}
+
+int paraclock_rdmsrq_safe_on_cpu(unsigned int cpu, u32 msr, u64 *value)
+{
+	return rdmsrq_safe_on_cpu(cpu, msr, value);
+}
+
+int paraclock_register_crash_cpu_notifier(struct notifier_block *nb)
+{
+	return register_crash_cpu_notifier(nb);
+}
+
+int paraclock_unregister_crash_cpu_notifier(struct notifier_block *nb)
+{
+	return unregister_crash_cpu_notifier(nb);
 }
 
 /* Part of the clock's read function, which tracers call. */

@@ -8,6 +8,7 @@
 
 #include <linux/types.h>
 
+struct notifier_block;
 struct pvclock_vsyscall_time_info;
 
 void paraclock_cpuid(u32 leaf, u32 *regs);
@@ -15,6 +16,10 @@ bool paraclock_has_hypervisor(void);
 bool paraclock_has_invariant_tsc(void);
 
 int paraclock_wrmsrq_safe(u32 msr, u64 value);
+int paraclock_rdmsrq_safe_on_cpu(unsigned int cpu, u32 msr, u64 *value);
+
+int paraclock_register_crash_cpu_notifier(struct notifier_block *nb);
+int paraclock_unregister_crash_cpu_notifier(struct notifier_block *nb);
 
 unsigned int paraclock_get_cpu(void);
 void paraclock_put_cpu(void);

@@ -25,7 +25,7 @@ pub(crate) fn read_on(cpu: CpuId, msr: u32) -> Result<u64> {
     let mut value = 0;
     // SAFETY: A read that faults is caught and reported, an offline CPU is as well; `value` is
     // valid for a write during the call, which waits for its end.
-    to_result(unsafe { kernel::bindings::rdmsrq_safe_on_cpu(cpu.as_u32(), msr, &mut value) })?;
+    to_result(unsafe { bindings::paraclock_rdmsrq_safe_on_cpu(cpu.as_u32(), msr, &mut value) })?;
     Ok(value)
 }
 

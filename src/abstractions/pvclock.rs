@@ -46,8 +46,9 @@ use kernel::{
 #[repr(C, align(64))]
 pub(crate) struct Slot(UnsafeCell<VcpuTimeInfo>);
 
-// SAFETY: A slot is only read, by volatile loads of its fields, which may race with the
-// hypervisor's stores.
+// SAFETY: Rust code only reads a slot, by volatile loads of its fields. These may race with the
+// stores of the hypervisor, and of the kernel's C side: `kvm_check_and_clear_guest_paused()` clears
+// a flag, `pvclock_release_vdso_page()` the page.
 unsafe impl Sync for Slot {}
 
 const _: () = {
@@ -120,8 +121,8 @@ pub(crate) fn builtin(cpu: CpuId) -> Option<&'static Slot> {
 /// `EIO` where the MSR cannot be written, `ENXIO` where the CPU has no such slot.
 pub(crate) fn restore_builtin(msr: AddressMsr, here: &Pinned) -> Result {
     let slot = CpuId::from_u32(here.cpu()).and_then(builtin).ok_or(ENXIO)?;
-    // SAFETY: The slot is of the size that the MSR stands for, is only read by volatile loads, and
-    // the built-in driver never frees it.
+    // SAFETY: The slot is of the size that the MSR stands for, Rust code only reads it, by volatile
+    // loads, and the built-in driver never frees it.
     unsafe { msr.enable(slot.gpa()) }
 }
 
@@ -284,8 +285,8 @@ impl OwnSlots {
         let registered = self.registered.get(cpu as usize).ok_or(ENXIO)?;
         // INVARIANT: Set before the hypervisor hears of the slot.
         registered.store(1, Relaxed);
-        // SAFETY: The slot is of the size that the MSR stands for, is only read by volatile loads,
-        // and is not freed while `registered` is set, by drop.
+        // SAFETY: The slot is of the size that the MSR stands for, Rust code only reads it, by
+        // volatile loads, and drop does not free it while `registered` is set.
         let enabled = unsafe { self.msr.enable(slot.gpa()) };
         match enabled {
             // SAFETY: The CPU exists; the slot lives until unregister() has taken it away again.

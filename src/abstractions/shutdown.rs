@@ -82,7 +82,7 @@ impl<T: Handler> Registration<T> {
                         crash: block(Self::on_crash),
                     });
                     to_result(bindings::register_reboot_notifier(&raw mut (*slot).reboot))?;
-                    to_result(bindings::register_crash_cpu_notifier(&raw mut (*slot).crash))
+                    to_result(bindings::paraclock_register_crash_cpu_notifier(&raw mut (*slot).crash))
                         .inspect_err(|_| {
                             bindings::unregister_reboot_notifier(&raw mut (*slot).reboot);
                         })
@@ -144,7 +144,7 @@ impl<T: Handler> PinnedDrop for Registration<T> {
         // callback has.
         unsafe {
             let notifiers = self.notifiers.get();
-            bindings::unregister_crash_cpu_notifier(&raw mut (*notifiers).crash);
+            bindings::paraclock_unregister_crash_cpu_notifier(&raw mut (*notifiers).crash);
             bindings::unregister_reboot_notifier(&raw mut (*notifiers).reboot);
         }
     }

@@ -144,9 +144,18 @@ impl Host {
     /// `EIO` as above; those of [`OwnSlots::new`].
     pub(crate) fn pages(&self) -> Result<Pages> {
         if !self.is_fed_by_builtin()? {
-            return Ok(Pages::Own(OwnSlots::new(self.msr)?));
+            let slots = OwnSlots::new(self.msr).inspect_err(|error| {
+                let reason = if *error == EBUSY {
+                    "the vDSO has those of another driver, which the host does not feed"
+                } else {
+                    "out of memory"
+                };
+                pr_err!("no pages for the host to write: {}\n", reason);
+            })?;
+            return Ok(Pages::Own(slots));
         }
-        let boot = CpuId::from_u32(0).ok_or(ENODEV)?;
+        // All CPUs are fed, and the boot CPU is always online.
+        let boot = CpuId::from_u32(0).ok_or(EIO)?;
         let page0 = pvclock::builtin(boot).ok_or(EIO)?;
         Ok(Pages::Adopted {
             page0,

@@ -7,7 +7,6 @@
 #include <linux/clocksource.h>
 #include <linux/notifier.h>
 #include <linux/reboot.h>
-#include <asm/crash.h>
 #include <asm/pvclock.h>
 
 #include "../helpers.h"
