@@ -63,10 +63,15 @@ pub(crate) struct Clock {
     pub(crate) rating: i32,
     /// What was counted.
     pub(crate) statistics: Statistics,
+    /// Not 0 once this kernel goes down: no page is registered any more.
+    down: AtomicWord,
 }
 
 /// How often things happened that are worth a look.
+///
+/// On cache lines of their own, apart from what every reading takes.
 #[derive(Default)]
+#[repr(align(64))]
 pub(crate) struct Statistics {
     retries: AtomicWord,
     clamped: AtomicWord,
@@ -104,6 +109,7 @@ impl Clock {
             mode,
             rating,
             statistics: Statistics::default(),
+            down: AtomicWord::default(),
         })
     }
 
@@ -114,11 +120,13 @@ impl Clock {
     /// `EIO`, with a log line.
     pub(crate) fn check(&self) -> Result<VdsoClockMode> {
         let sample = self.pages.check(rdtsc_ordered)?;
-        Ok(if self.reader.trusts(&sample.params) {
-            VdsoClockMode::Pvclock
-        } else {
-            VdsoClockMode::None
-        })
+        Ok(
+            if self.reader.trusts(&sample.params) && pvclock::vdso_allowed() {
+                VdsoClockMode::Pvclock
+            } else {
+                VdsoClockMode::None
+            },
+        )
     }
 
     /// What the clocksource is registered with.
@@ -143,6 +151,9 @@ impl Clock {
     #[cold]
     #[inline(never)]
     fn read_slow(&self) -> Reading {
+        // It changes what all readers share: nobody is to be put aside halfway. It ends after a
+        // bounded number of steps.
+        let _here = Pinned::new();
         self.reader.read_slow(self)
     }
 
@@ -235,7 +246,9 @@ impl Operations for Arc<Clock> {
 
 impl cpuhp::Callbacks for Arc<Clock> {
     fn starting(&self, _cpu: CpuId) {
-        self.pages.register(&Pinned::new());
+        if self.down.load() == 0 {
+            self.pages.register(&Pinned::new());
+        }
     }
 
     fn dying(&self, _cpu: CpuId) {
@@ -245,6 +258,9 @@ impl cpuhp::Callbacks for Arc<Clock> {
 
 impl shutdown::Handler for Arc<Clock> {
     fn shutdown(&self) {
+        // Before the CPUs are asked: one that comes up later sees it, as both the IPIs and the
+        // bring-up of a CPU order memory.
+        self.down.store(1);
         cpu::on_each(|| self.pages.unregister(&Pinned::new()));
     }
 

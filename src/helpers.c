@@ -60,19 +60,18 @@ int paraclock_unregister_crash_cpu_notifier(struct notifier_block *nb)
 	return unregister_crash_cpu_notifier(nb);
 }
 
-/* Part of the clock's read function, which tracers call. */
-notrace unsigned int paraclock_get_cpu(void)
+unsigned int paraclock_get_cpu(void)
 {
 	preempt_disable_notrace();
 	return raw_smp_processor_id();
 }
 
-notrace void paraclock_put_cpu(void)
+void paraclock_put_cpu(void)
 {
 	preempt_enable_notrace();
 }
 
-notrace void paraclock_cpu_relax(void)
+void paraclock_cpu_relax(void)
 {
 	cpu_relax();
 }
@@ -102,8 +101,12 @@ void paraclock_on_each_cpu(void (*func)(void *info), void *info)
 	on_each_cpu(func, info, 1);
 }
 
+/* NULL where there is no built-in driver at work. */
 struct pvclock_vsyscall_time_info *paraclock_builtin_pvti(unsigned int cpu)
 {
+	if (!pvclock_get_pvti_cpu0_va())
+		return NULL;
+
 	return READ_ONCE(per_cpu(hv_clock_per_cpu, cpu));
 }
 

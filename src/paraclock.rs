@@ -24,12 +24,12 @@ mod status;
 use abstractions::{
     clocksource,
     cpuhp,
+    debugfs,
     shutdown,
     tsc, //
 };
 use clock::Clock;
 use kernel::{
-    debugfs,
     module::InPlaceModule,
     prelude::*,
     sync::Arc, //
@@ -69,8 +69,7 @@ module! {
 #[pin_data]
 struct Paraclock {
     #[pin]
-    _status: debugfs::File<Status>,
-    debugfs: debugfs::Dir,
+    _status: debugfs::File<Status, Self>,
     #[pin]
     _clocksource: clocksource::Registration<Arc<Clock>>,
     vdso: clocksource::VdsoClockMode,
@@ -143,11 +142,10 @@ impl InPlaceModule for Paraclock {
                     clock.config(*vdso),
                     of_clocksource,
                 ),
-                debugfs: debugfs::Dir::new(c"paraclock"),
-                _status <- debugfs.read_callback_file(
+                _status <- debugfs::File::new(
+                    c"paraclock",
                     c"status",
                     Status { clock: of_status, vdso: *vdso },
-                    &status::show,
                 ),
                 _: {
                     pr_info!(

@@ -5,7 +5,8 @@
 use crate::{
     abstractions::{
         clocksource::VdsoClockMode,
-        cpu::HotplugReadGuard, //
+        cpu::HotplugReadGuard,
+        debugfs::Show, //
     },
     clock::Clock,
     logic::{
@@ -27,53 +28,53 @@ pub(crate) struct Status {
     pub(crate) vdso: VdsoClockMode,
 }
 
-/// Writes the status: one `key: value` a line, then a line for each CPU that is online.
-///
-/// Context: may sleep.
-pub(crate) fn show(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let clock = &status.clock;
-    let count = |event| clock.statistics.get(event);
+impl Show for Status {
+    /// One `key: value` a line, then a line for each CPU that is online.
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clock = &self.clock;
+        let count = |event| clock.statistics.get(event);
 
-    writeln!(f, "backend: {}", clock.backend.name())?;
-    writeln!(f, "mode: {}", clock.mode.name())?;
-    writeln!(f, "vdso: {}", status.vdso.name())?;
-    writeln!(f, "page_owner: {}", clock.pages.owner())?;
-    writeln!(
-        f,
-        "stable: {}",
-        if clock.is_stable() { "yes" } else { "no" }
-    )?;
-    writeln!(f, "rating: {}", clock.rating)?;
-    writeln!(f, "updates: {}", count(Event::Accepted))?;
-    writeln!(f, "retries: {}", count(Event::Retry))?;
-    writeln!(f, "clamped: {}", count(Event::Clamped))?;
-    writeln!(f, "stuck: {}", count(Event::Stuck))?;
-    writeln!(f, "guest_stopped: {}", count(Event::GuestStopped))?;
+        writeln!(f, "backend: {}", clock.backend.name())?;
+        writeln!(f, "mode: {}", clock.mode.name())?;
+        writeln!(f, "vdso: {}", self.vdso.name())?;
+        writeln!(f, "page_owner: {}", clock.pages.owner())?;
+        writeln!(
+            f,
+            "stable: {}",
+            if clock.is_stable() { "yes" } else { "no" }
+        )?;
+        writeln!(f, "rating: {}", clock.rating)?;
+        writeln!(f, "updates: {}", count(Event::Accepted))?;
+        writeln!(f, "retries: {}", count(Event::Retry))?;
+        writeln!(f, "clamped: {}", count(Event::Clamped))?;
+        writeln!(f, "stuck: {}", count(Event::Stuck))?;
+        writeln!(f, "guest_stopped: {}", count(Event::GuestStopped))?;
 
-    let guard = HotplugReadGuard::new();
-    for cpu in guard.online() {
-        write!(f, "cpu{}: owner={}", cpu.as_u32(), clock.pages.owner())?;
-        let Some(page) = clock.pages.page(cpu) else {
-            writeln!(f, " none")?;
-            continue;
-        };
-        match sample(page, || 0) {
-            Some(sample) => writeln!(
-                f,
-                " version={} mul={} shift={} flags={:#x} gpa={:#x}",
-                sample.version,
-                sample.params.mul,
-                sample.params.shift,
-                sample.params.flags,
-                page.gpa()
-            )?,
-            None => writeln!(
-                f,
-                " version={} unsettled gpa={:#x}",
-                page.version(),
-                page.gpa()
-            )?,
+        let guard = HotplugReadGuard::new();
+        for cpu in guard.online() {
+            write!(f, "cpu{}: owner={}", cpu.as_u32(), clock.pages.owner())?;
+            let Some(page) = clock.pages.page(cpu) else {
+                writeln!(f, " none")?;
+                continue;
+            };
+            match sample(page, || 0) {
+                Some(sample) => writeln!(
+                    f,
+                    " version={} mul={} shift={} flags={:#x} gpa={:#x}",
+                    sample.version,
+                    sample.params.mul,
+                    sample.params.shift,
+                    sample.params.flags,
+                    page.gpa()
+                )?,
+                None => writeln!(
+                    f,
+                    " version={} unsettled gpa={:#x}",
+                    page.version(),
+                    page.gpa()
+                )?,
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

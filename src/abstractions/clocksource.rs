@@ -8,7 +8,8 @@
 //! `/sys/devices/system/clocksource/clocksource0/current_clocksource`.
 //!
 //! While a clocksource is current the core holds a reference to the module that owns it, so the
-//! module cannot be unloaded, and the registration cannot be dropped by its exit function.
+//! module cannot be unloaded, and the registration cannot be dropped by its exit function. It holds
+//! none while a clocksource is merely the watchdog's reference for others.
 //!
 //! C header: `include/linux/clocksource.h`
 
@@ -86,7 +87,7 @@ pub(crate) struct Config {
 /// A clocksource's operations.
 ///
 /// The counter has 64 bits and never stops while the system runs.
-pub(crate) trait Operations: Send + Sync {
+pub(crate) trait Operations: Send + Sync + 'static {
     /// Reads the counter.
     ///
     /// Context: any, NMIs included; on any CPU, before and after it is online as well.
@@ -249,13 +250,18 @@ impl<T: Operations> PinnedDrop for Registration<T> {
         // SAFETY: By the type invariant it is registered.
         let unregistered =
             to_result(unsafe { bindings::clocksource_unregister(self.clocksource.get()) });
-        if unregistered.is_err() {
-            // Nothing else could take its place, as current clocksource or as the watchdog's
-            // reference. There is no way back from here: whoever goes on reading would read what
-            // is about to be freed. Stay for ever instead.
-            pr_crit!("clocksource cannot be unregistered: no other one is there, giving up\n");
-            loop {
-                kernel::time::delay::fsleep(kernel::time::Delta::from_secs(3600));
+        if unregistered.is_ok() {
+            return;
+        }
+        // It is the watchdog's reference, for which the core takes no reference to the module, and
+        // nothing else can take its place. There is no way back from here, and whoever goes on
+        // reading would read what is about to be freed: wait until there is another clocksource.
+        pr_crit!("still the clocksource watchdog's reference; waiting for another clocksource\n");
+        loop {
+            kernel::time::delay::fsleep(kernel::time::Delta::from_secs(1));
+            // SAFETY: As above.
+            if unsafe { bindings::clocksource_unregister(self.clocksource.get()) } == 0 {
+                return;
             }
         }
     }

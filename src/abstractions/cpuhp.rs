@@ -30,7 +30,7 @@ impl State {
 ///
 /// Both run on the CPU in question with interrupts disabled, and cannot fail: in this section the
 /// kernel has no way back.
-pub(crate) trait Callbacks: Sync {
+pub(crate) trait Callbacks: Sync + 'static {
     /// The CPU comes up; also called for each CPU that is up when the callbacks are registered.
     fn starting(&self, cpu: CpuId);
 

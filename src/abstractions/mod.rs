@@ -9,6 +9,7 @@ pub(crate) mod clocksource;
 pub(crate) mod cpu;
 pub(crate) mod cpuhp;
 pub(crate) mod cpuid;
+pub(crate) mod debugfs;
 pub(crate) mod msr;
 pub(crate) mod pvclock;
 pub(crate) mod shutdown;

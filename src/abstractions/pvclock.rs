@@ -108,8 +108,9 @@ impl Page for Slot {
 pub(crate) fn builtin(cpu: CpuId) -> Option<&'static Slot> {
     // SAFETY: The CPU number is below nr_cpu_ids, so there is such a per-CPU variable.
     let slot = NonNull::new(unsafe { bindings::paraclock_builtin_pvti(cpu.as_u32()) })?;
-    // SAFETY: The built-in driver points it to memory that is never freed, or, where it keeps out,
-    // OwnSlots does, whose owner does not ask here. The layouts are the same.
+    // SAFETY: Where the built-in driver is at work, which the function has asked, it has pointed
+    // the variable to memory that is never freed, and OwnSlots keeps out: the claim of its page
+    // fails. The layouts are the same.
     Some(unsafe { slot.cast::<Slot>().as_ref() })
 }
 
@@ -130,6 +131,12 @@ pub(crate) fn restore_builtin(msr: AddressMsr, here: &Pinned) -> Result {
 pub(crate) fn is_ram(gpa: u64) -> bool {
     // SAFETY: The function looks the address up in tables; any address will do.
     unsafe { bindings::paraclock_phys_is_ram(gpa) }
+}
+
+/// Whether the administrator lets user space read pvclock pages (`no-kvmclock-vsyscall`).
+pub(crate) fn vdso_allowed() -> bool {
+    // SAFETY: The function reads a flag that is set while the kernel boots.
+    unsafe { bindings::pvclock_vdso_allowed() }
 }
 
 /// Lets user space map the vDSO's pvclock page, from now on and for ever.
@@ -271,7 +278,7 @@ impl OwnSlots {
             .flatten()
     }
 
-    /// Registers the slot of the CPU on which the caller runs.
+    /// Registers the slot of the CPU on which the caller runs, unless it is registered already.
     ///
     /// The hypervisor fills it in before the call returns. From then on the kernel's watchdogs
     /// find `PVCLOCK_GUEST_STOPPED` in it.
@@ -283,6 +290,9 @@ impl OwnSlots {
         let cpu = here.cpu();
         let slot = self.slot(cpu as usize).ok_or(ENXIO)?;
         let registered = self.registered.get(cpu as usize).ok_or(ENXIO)?;
+        if registered.load(Relaxed) != 0 {
+            return Ok(());
+        }
         // INVARIANT: Set before the hypervisor hears of the slot.
         registered.store(1, Relaxed);
         // SAFETY: The slot is of the size that the MSR stands for, Rust code only reads it, by

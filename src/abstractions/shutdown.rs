@@ -12,7 +12,7 @@ use kernel::{
 };
 
 /// What has to happen on every CPU before another kernel may run on it.
-pub(crate) trait Handler: Sync {
+pub(crate) trait Handler: Sync + 'static {
     /// This kernel goes down in order, or hands over to another one by kexec.
     ///
     /// Context: may sleep. Called once, on one CPU, on behalf of all of them.

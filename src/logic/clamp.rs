@@ -16,12 +16,13 @@ use super::word::Word;
 ///
 /// # Ordering
 ///
-/// If CPU A is given `t` and what A does next is seen by CPU B before B calls [`Clamp::raise`],
-/// then B is given at least `t`. A's value reached `last` by a fully ordered exchange, or was read
-/// from it, before A's later accesses, so it is visible where these are; B's load of `last`
-/// is then satisfied by that value or by one that followed it in the word's modification
-/// order, and values in it only rise. The load needs [`Word::load_acquire`] only so that a value
-/// that was merely read is passed on in the same way.
+/// If CPU A is given `t`, and B calls [`Clamp::raise`] after it has seen a store that A made
+/// later and with release semantics, or anything else that x86 orders behind what A read and wrote
+/// before, then B is given at least `t`. A's value reached `last` by a fully ordered exchange, or
+/// was read from it, before A's later stores, so it is visible where these are: x86 is
+/// multi-copy atomic and reorders neither stores nor loads among themselves. B's load of `last` is
+/// then satisfied by that value or by one that followed it in the word's modification order, and
+/// values in it only rise.
 pub struct Clamp<W> {
     last: W,
 }
@@ -54,7 +55,8 @@ impl<W: Word> Clamp<W> {
             }
             match self.last.compare_exchange(last, ns) {
                 Ok(()) => return Clamped { ns, held: false },
-                Err(seen) => last = seen,
+                // An exchange that fails orders nothing.
+                Err(_) => last = self.last.load_acquire(),
             }
         }
     }

@@ -139,6 +139,26 @@ impl Params {
             .wrapping_add(self.scale(tsc.wrapping_sub(self.tsc_timestamp)))
     }
 
+    /// As [`Params::ns_at`], but of a TSC from before `tsc_timestamp` it is the time there.
+    ///
+    /// The difference of the two, taken for a positive one, would be centuries. It comes about
+    /// where a CPU reads another one's page and its TSC is a little behind, and where the TSC was
+    /// set back since.
+    #[inline]
+    pub const fn ns_since(&self, tsc: u64) -> u64 {
+        if self.is_before(tsc) {
+            self.system_time
+        } else {
+            self.ns_at(tsc)
+        }
+    }
+
+    /// Whether `tsc` lies before `tsc_timestamp`.
+    #[inline]
+    pub const fn is_before(&self, tsc: u64) -> bool {
+        (tsc.wrapping_sub(self.tsc_timestamp) as i64) < 0
+    }
+
     /// The TSC's frequency that scale and shift stand for, in Hz, rounded down.
     ///
     /// `None` where the multiplier is 0, or the shift's amount over [`Params::MAX_SHIFT`]. Divides,
@@ -158,7 +178,7 @@ impl Params {
         if amount > whole.leading_zeros() {
             return Some(u64::MAX);
         }
-        Some((whole << amount) | ((SCALED_HZ % mul) << amount) / mul)
+        Some((whole << amount) | (((SCALED_HZ % mul) << amount) / mul))
     }
 
     /// Checks that the parameters can be a clock's.
@@ -254,9 +274,12 @@ impl Sample {
 /// that precede it (`rdtsc_ordered()`), so that the parameters are not older than the TSC.
 ///
 /// That the second load of the version is not satisfied before the TSC is read is not ordered by
-/// an instruction, here or in the C driver: on hardware the host rewrites a page only with the
-/// vCPU outside guest mode, and with the stable bit set only with *all* vCPUs outside, and
-/// entering the guest serialises.
+/// an instruction, here or in the C driver. For the page of the CPU itself nothing can come
+/// between: the host rewrites it only with the vCPU outside guest mode, and entering the guest
+/// serialises. Page 0 can be rewritten while a reader on another vCPU is between the two; it may
+/// then combine the old parameters with a TSC from after the change, by as much as the CPU executes
+/// out of order, some tens of ns. The vDSO's readers are in the same position. With the stable bit
+/// set the old and the new parameters give the same time there, but for what the host corrected.
 #[inline(always)]
 pub fn sample<P: Page>(page: &P, tsc: impl FnOnce() -> u64) -> Option<Sample> {
     let version = page.version();

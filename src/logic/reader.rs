@@ -18,20 +18,26 @@
 //! is not the accepted one, sends the reader to [`Reader::read_slow`], which examines the page,
 //! takes a [`Snapshot`] of it and accepts the version, in order that the next reader is fast again.
 //!
-//! # Back from the clamp
+//! # From one world to the next
 //!
-//! Where readers went through the clamp, a page that is good again takes over without a step
-//! back: its time goes through the clamp for another [`GRACE_NS`] before its version is accepted.
-//! That outlasts the readers that were still computing by the old world when the new one
-//! came: such a reader read the TSC before the change, so what it is about to return is less than
-//! what any fast reader is given, unless the two worlds are further apart than the grace.
+//! A version is accepted, or it is *rejected*: the page is not stable, or it cannot be read, or
+//! it says less than the version before. The state is one word, changed by an exchange from what
+//! it was before the page was looked at; a reader that stood still meanwhile fails and looks again.
+//! While a version is rejected every time goes through the clamp, and is of a TSC that was read
+//! before page 0 changed again. Who takes an accepted version away first raises the clamp to what
+//! the version gives by then, from the [`Snapshot`] of it, since fast readers left no trace there.
+//!
+//! A page that is good again goes through the clamp for another [`GRACE_NS`] before its version is
+//! accepted. That outlasts the readers that stand still with a time of the world before: what
+//! such a reader is about to return is of a TSC before the change, so less than what any fast
+//! reader is given, unless the two worlds are further apart than the grace.
 //!
 //! # A page that fails
 //!
 //! A version that does not settle within [`SETTLE_TRIES`], or a content that cannot be a clock's,
 //! is a fault of the host. Time then goes on at the rate and from the time of the last good
-//! parameters, through the clamp. The version at fault is remembered, so that only the first
-//! readers wait for it.
+//! parameters, through the clamp. The version at fault is what the state rejects, so only the
+//! first readers wait for it.
 
 use super::{
     clamp::Clamp,
@@ -64,8 +70,22 @@ pub const HANDOVER_NS: u64 = 10_000_000;
 /// How long a page that became good again goes through the clamp before it is believed, in ns.
 pub const GRACE_NS: u64 = 1_000_000;
 
-/// No version: matches no page, whose versions are below 2^32.
-const NONE: u64 = 1 << 32;
+/// The unit in which the grace is counted, in ns: a power of two, which needs no division.
+const GRACE_UNIT: u64 = 1 << 16;
+
+/// How often a reader looks at its own page.
+const OWN_TRIES: u32 = 4;
+
+/// In the state: not accepted. Matches no page, whose versions are below 2^32.
+const REJECTED: u64 = 1 << 32;
+
+/// The state in which nothing was seen yet, and no reader went through the clamp.
+const FRESH: u64 = REJECTED | 1 << 33;
+
+/// The state in which `version` was seen last and is not accepted.
+const fn rejected(version: u32) -> u64 {
+    REJECTED | version as u64
+}
 
 /// What the reader needs from where it runs.
 pub trait Env {
@@ -73,6 +93,9 @@ pub trait Env {
     type Word: Word;
     /// The type of a page.
     type Page: Page;
+
+    /// How often a reader looks at a page before it takes the version for stuck; at least 1.
+    const TRIES: u32 = SETTLE_TRIES;
 
     /// Reads the TSC, no earlier than the loads that precede it (`rdtsc_ordered()`), in cycles.
     fn tsc(&self) -> u64;
@@ -121,12 +144,11 @@ pub struct Reading {
 /// Every method may be called in any context, NMIs included, on any CPU; none takes a lock,
 /// allocates or divides, and each returns after a bounded number of steps.
 pub struct Reader<W> {
-    /// The accepted version of page 0, or [`NONE`].
-    accepted: W,
-    /// The version of page 0 that was given up on, or [`NONE`].
-    stuck: W,
-    /// Since when page 0 has been good again after readers went through the clamp, in ns of its
-    /// own time; 0 while it is not.
+    /// The accepted version of page 0; or, with [`REJECTED`], the last version of it that was
+    /// seen and not accepted, under which readers go through the clamp.
+    state: W,
+    /// Since when page 0 has been good again after readers went through the clamp: its version
+    /// above, the time in [`GRACE_UNIT`] below.
     good_since: W,
     /// Whether the host maintains the stable bit at all.
     trust_stable: bool,
@@ -138,15 +160,13 @@ impl<W: Word> Reader<W> {
     /// Makes a reader from words that are zero, which has accepted nothing.
     pub fn new(trust_stable: bool, word: impl Fn() -> W) -> Self {
         let reader = Self {
-            accepted: word(),
-            stuck: word(),
+            state: word(),
             good_since: word(),
             trust_stable,
             clamp: Clamp::new(word()),
-            snapshot: Snapshot::new(word(), word(), word(), word()),
+            snapshot: Snapshot::new(word),
         };
-        reader.accepted.store(NONE);
-        reader.stuck.store(NONE);
+        reader.state.store(FRESH);
         reader
     }
 
@@ -155,8 +175,7 @@ impl<W: Word> Reader<W> {
     /// Only while no reader runs: before the clock is registered, and while timekeeping is
     /// suspended, since what the host's clock does meanwhile nobody knows.
     pub fn reset(&self) {
-        self.accepted.store(NONE);
-        self.stuck.store(NONE);
+        self.state.store(FRESH);
         self.good_since.store(0);
         self.clamp.reset();
         self.snapshot.reset();
@@ -166,93 +185,150 @@ impl<W: Word> Reader<W> {
     ///
     /// # Ordering
     ///
-    /// `accepted` is loaded without ordering: whichever value is seen, the sample is taken under
+    /// `state` is loaded without ordering: whichever value is seen, the sample is taken under
     /// exactly that version, and its content was found valid by whoever accepted it. That the
     /// clamp had been passed is a fact about the time computed, which only grows, and needs no
     /// order either.
     #[inline(always)]
     pub fn read_fast<E: Env<Word = W>>(&self, env: &E) -> Option<Sample> {
-        sample_expected(env.page0(), || env.tsc(), self.accepted.load())
+        sample_expected(env.page0(), || env.tsc(), self.state.load())
     }
 
     /// Reads the clock whatever the page's state.
+    ///
+    /// # Ordering
+    ///
+    /// The state is loaded before the page, and changed only from the value loaded, by a fully
+    /// ordered exchange. So whoever changes it has seen a version of the page that is no older
+    /// than that of anybody who changed it before, and a reader that stood still with an old
+    /// sample overrules nobody. A time is returned only under the state it was computed for: with
+    /// the page's version accepted, or with the version rejected and the time in the clamp.
     pub fn read_slow<E: Env<Word = W>>(&self, env: &E) -> Reading {
-        let Some(sample) = self.settle(env, env.page0()) else {
-            return self.extrapolate(env);
-        };
-        if sample.params.validate().is_err() {
-            self.give_up(env, u64::from(sample.version));
-            return self.extrapolate(env);
-        }
-        if self.trusts(&sample.params) {
-            self.read_stable(env, &sample)
-        } else {
-            self.read_unstable(env, &sample)
-        }
-    }
-
-    /// Reads a page, waiting for an update to end.
-    fn settle<E: Env<Word = W>>(&self, env: &E, page: &E::Page) -> Option<Sample> {
-        for _ in 0..SETTLE_TRIES {
-            if let Some(sample) = sample(page, || env.tsc()) {
-                return Some(sample);
-            }
-            let version = u64::from(page.version());
-            if version == self.stuck.load() {
-                return None;
+        for _ in 1..E::TRIES {
+            if let Some(reading) = self.attempt(env, false) {
+                return reading;
             }
             env.count(Event::Retry);
             env.relax();
         }
-        self.give_up(env, u64::from(page.version()));
-        None
+        match self.attempt(env, true) {
+            Some(reading) => reading,
+            // Not reached: the last attempt does not give up.
+            None => self.held(env, self.clamp.last()),
+        }
     }
 
-    fn give_up<E: Env<Word = W>>(&self, env: &E, version: u64) {
-        // A version that settled meanwhile must not be passed over: a stuck version is looked at
-        // only where the page could not be read, or was read and found invalid, so nothing is
-        // lost by remembering one that is not stuck any more.
-        self.stuck.store(version);
-        env.count(Event::Stuck);
+    /// Reads the clock once; `None` where the host or another reader was at work. The last attempt
+    /// always succeeds.
+    fn attempt<E: Env<Word = W>>(&self, env: &E, last: bool) -> Option<Reading> {
+        let state = self.state.load_acquire();
+        let Some(sample) = sample(env.page0(), || env.tsc()) else {
+            let version = env.page0().version();
+            return if last || state == rejected(version) {
+                self.extrapolate(env, state, version, last)
+            } else {
+                None
+            };
+        };
+        if sample.params.validate().is_err() {
+            self.extrapolate(env, state, sample.version, last)
+        } else if self.trusts(&sample.params) && !sample.params.is_before(sample.tsc) {
+            self.read_stable(env, state, &sample, last)
+        } else {
+            self.read_unstable(env, state, &sample, last)
+        }
     }
 
-    /// Page 0 is valid and stable, under a version that is not the accepted one.
-    fn read_stable<E: Env<Word = W>>(&self, env: &E, sample: &Sample) -> Reading {
-        let accepted = self.accepted.load_acquire();
+    /// Page 0 is valid and stable.
+    fn read_stable<E: Env<Word = W>>(
+        &self,
+        env: &E,
+        state: u64,
+        sample: &Sample,
+        last: bool,
+    ) -> Option<Reading> {
         let ns = sample.ns();
         let reading = Reading {
             ns,
             tsc: Some(sample.tsc),
         };
-        if accepted == NONE && self.clamp.last() != 0 {
+        if state == u64::from(sample.version) {
+            return Some(reading);
+        }
+        let mut state = state;
+        if state & REJECTED == 0 {
+            let old = self.snapshot.get(state as u32);
+            if old.is_some_and(|old| old.ns_since(sample.tsc) > ns) {
+                // The host stepped back, by the little that its own clock was corrected, say.
+                if !self.reject(env, state, sample) && !last {
+                    return None;
+                }
+                return Some(self.clamped(env, ns, sample.tsc));
+            }
+        } else if state != FRESH {
+            if state != rejected(sample.version) {
+                // A reader that is about to accept an earlier version is too late now.
+                if !self.reject(env, state, sample) && !last {
+                    return None;
+                }
+                state = rejected(sample.version);
+            }
             let clamped = self.clamp.raise(ns);
             if clamped.held {
                 self.good_since.store(0);
-                return self.held(env, clamped.ns);
+                return Some(self.held(env, clamped.ns));
             }
-            let since = self.good_since.load();
-            if since == 0 || ns < since {
-                self.good_since.store(ns);
-                return reading;
-            }
-            if ns - since < GRACE_NS {
-                return reading;
+            if !self.grace_is_over(sample.version, ns) {
+                return Some(reading);
             }
         }
-        // An exchange, so that a reader that found the page failing meanwhile, and took the
-        // accepted version away, is not overruled.
-        if self.snapshot.publish(&sample.params)
-            && self
-                .accepted
-                .compare_exchange(accepted, u64::from(sample.version))
-                .is_ok()
-        {
+        if self.publish(sample, state, u64::from(sample.version)) {
             env.count(Event::Accepted);
-            if sample.params.guest_stopped() {
-                env.count(Event::GuestStopped);
+            if state != rejected(sample.version) {
+                self.examine(env, sample);
             }
+            return Some(reading);
         }
-        reading
+        // Another reader has changed the state; or it is about to, and has stood still for so long
+        // that this one goes through the clamp instead.
+        last.then(|| {
+            let reading = self.clamped(env, ns, sample.tsc);
+            self.change(state, rejected(sample.version));
+            reading
+        })
+    }
+
+    /// Counts what the host says with a version that is new.
+    fn examine<E: Env<Word = W>>(&self, env: &E, sample: &Sample) {
+        if sample.params.guest_stopped() {
+            env.count(Event::GuestStopped);
+        }
+    }
+
+    /// Whether page 0 has been good under `version` for [`GRACE_NS`].
+    fn grace_is_over(&self, version: u32, ns: u64) -> bool {
+        let now = (ns / GRACE_UNIT) as u32;
+        let since = self.good_since.load();
+        if since >> 32 != u64::from(version) {
+            self.good_since
+                .store(u64::from(version) << 32 | u64::from(now));
+            return false;
+        }
+        // Negative where this reader is behind the one that began.
+        let passed = now.wrapping_sub(since as u32) as i32;
+        passed > (GRACE_NS / GRACE_UNIT) as i32
+    }
+
+    /// Remembers a sample and changes the state, unless another reader does or did so.
+    fn publish(&self, sample: &Sample, from: u64, to: u64) -> bool {
+        self.snapshot
+            .publish(sample.version, &sample.params, &self.state, from, to)
+    }
+
+    /// Changes the state, unless another reader did so. Never to a version: see
+    /// [`Snapshot::publish`].
+    fn change(&self, from: u64, to: u64) -> bool {
+        self.state.compare_exchange(from, to).is_ok()
     }
 
     /// The clamp gave a later time than the reader's own.
@@ -272,75 +348,116 @@ impl<W: Word> Reader<W> {
     }
 
     /// Page 0 is valid, and the host does not vouch for the TSCs.
-    fn read_unstable<E: Env<Word = W>>(&self, env: &E, page0: &Sample) -> Reading {
-        self.leave_stable(page0);
+    fn read_unstable<E: Env<Word = W>>(
+        &self,
+        env: &E,
+        state: u64,
+        page0: &Sample,
+        last: bool,
+    ) -> Option<Reading> {
+        if state != rejected(page0.version) && !self.reject(env, state, page0) && !last {
+            return None;
+        }
         let own = env.with_own_page(|own| {
             // A CPU that has no page yet, or none any more, reads page 0.
-            let own = self.settle(env, own?)?;
-            own.params.validate().is_ok().then_some(own)
+            let own = self.own_sample(env, own?)?;
+            // The version of page 0 once more: the own TSC then was read before page 0 changed,
+            // and the grace of what follows counts from there.
+            Some((own, env.page0().version() == page0.version))
         });
-        let sample = own.unwrap_or(*page0);
-        self.clamped(env, sample.ns(), sample.tsc)
+        let sample = match own {
+            Some((own, true)) => own,
+            Some((_, false)) if !last => return None,
+            _ => *page0,
+        };
+        Some(self.clamped(env, sample.params.ns_since(sample.tsc), sample.tsc))
     }
 
-    /// Hands over from the stable world, where nobody wrote the clamp, to the unstable one.
+    /// Reads the page of the CPU.
+    fn own_sample<E: Env<Word = W>>(&self, env: &E, page: &E::Page) -> Option<Sample> {
+        // The host writes it while the CPU is outside guest mode: what else is seen is a fault,
+        // and nothing to wait for.
+        (0..OWN_TRIES)
+            .find_map(|_| sample(page, || env.tsc()))
+            .filter(|own| own.params.validate().is_ok())
+    }
+
+    /// Hands over to a page that is valid and not to be accepted at once; false if another reader
+    /// has meanwhile changed the state.
     ///
-    /// Whatever a reader was given under the accepted version is at most what the old parameters
-    /// give at the TSC of now, so the clamp starts there. It is the first reader's business alone:
-    /// the old world's time at a later TSC would hold time still for no reason. So the first one
-    /// that is done takes the accepted version away, *after* it raised the clamp; the exchange is
-    /// fully ordered, and who finds nothing accepted finds the clamp raised.
-    fn leave_stable(&self, page0: &Sample) {
-        self.good_since.store(0);
-        let accepted = self.accepted.load_acquire();
-        if accepted == NONE {
-            return;
-        }
-        if let Some(old) = self.snapshot.get() {
-            let floor = old.ns_at(page0.tsc);
-            if floor.abs_diff(page0.ns()) <= HANDOVER_NS {
-                self.clamp.raise(floor);
+    /// In the stable world nobody wrote the clamp. Whatever a reader was given under the accepted
+    /// version is at most what the old parameters give at the TSC of now, on this CPU, so the clamp
+    /// starts there; a CPU whose TSC is ahead of this one's may have been given more by as much,
+    /// and the host has just taken back its word that there is none. It is the first reader's
+    /// business alone: the old world's time at a later TSC would hold time still for no reason. So
+    /// the first one that is done takes the accepted version away, *after* it raised the clamp; the
+    /// exchange is fully ordered, and who finds nothing accepted finds the clamp raised.
+    fn reject<E: Env<Word = W>>(&self, env: &E, state: u64, page0: &Sample) -> bool {
+        if state & REJECTED == 0 {
+            // The slot is forgotten only where the state has changed: then the exchange fails.
+            if let Some(old) = self.snapshot.get(state as u32) {
+                let floor = old.ns_since(page0.tsc);
+                if floor.abs_diff(page0.params.ns_since(page0.tsc)) <= HANDOVER_NS {
+                    self.clamp.raise(floor);
+                }
             }
         }
-        // Where it fails, another CPU has done the same.
-        let _ = self.accepted.compare_exchange(accepted, NONE);
+        let to = rejected(page0.version);
+        // Without a snapshot where another reader is at work on it.
+        let changed = self.publish(page0, state, to) || self.change(state, to);
+        if changed {
+            self.examine(env, page0);
+        }
+        changed
     }
 
     /// Page 0 cannot be read: goes on by what else there is.
     ///
-    /// By the last good parameters, where page 0 was trusted until now: all CPUs then go on alike.
-    /// Else by the page of the CPU, which without the stable bit is the one to read anyhow; by the
-    /// last good parameters again where it has none, or page 0 is its own.
-    fn extrapolate<E: Env<Word = W>>(&self, env: &E) -> Reading {
-        self.good_since.store(0);
-        let accepted = self.accepted.load_acquire();
-        let old = || {
-            // The TSC after the parameters, as in a page's bracket.
-            let params = self.snapshot.get()?;
-            Some((params, env.tsc()))
+    /// By the last good parameters, where these were stable: all CPUs then go on alike. Else by
+    /// the page of the CPU, which without the stable bit is the one to read anyhow; by the last
+    /// good parameters again where it has none, or page 0 is its own.
+    fn extrapolate<E: Env<Word = W>>(
+        &self,
+        env: &E,
+        state: u64,
+        version: u32,
+        last: bool,
+    ) -> Option<Reading> {
+        let good = if state & REJECTED == 0 {
+            self.snapshot.get(state as u32)
+        } else {
+            self.snapshot.last()
         };
+        // The TSC after the parameters, as in a page's bracket.
+        let old = || good.map(|params| (params, env.tsc()));
         let own = || {
             env.with_own_page(|own| {
-                let own = sample(own?, || env.tsc())?;
-                let valid = own.params.validate().is_ok();
-                valid.then_some((own.params, own.tsc))
+                let own = self.own_sample(env, own?)?;
+                Some((own.params, own.tsc))
             })
         };
-        let source = if accepted == NONE {
-            own().or_else(old)
-        } else {
-            old().or_else(own)
+        let source = match good {
+            Some(params) if self.trusts(&params) => old(),
+            _ => own().or_else(old),
         };
+        // The TSC was read before page 0 changed, as in read_unstable().
+        if env.page0().version() != version && !last {
+            return None;
+        }
         let reading = match source {
-            Some((params, tsc)) => self.clamped(env, params.ns_at(tsc), tsc),
+            Some((params, tsc)) => self.clamped(env, params.ns_since(tsc), tsc),
             // Time stands still rather than to be made up.
             None => self.held(env, self.clamp.last()),
         };
-        // After the clamp, as in leave_stable().
-        if accepted != NONE {
-            let _ = self.accepted.compare_exchange(accepted, NONE);
+        // After the clamp, as in reject().
+        if state != rejected(version) {
+            if self.change(state, rejected(version)) {
+                env.count(Event::Stuck);
+            } else if !last {
+                return None;
+            }
         }
-        reading
+        Some(reading)
     }
 
     /// Whether a page of these parameters may be read on every CPU, and by user space.
@@ -350,11 +467,11 @@ impl<W: Word> Reader<W> {
 
     /// Whether page 0 is trusted at the moment, as far as the readers have seen.
     pub fn is_stable(&self) -> bool {
-        self.accepted.load() != NONE
+        self.state.load() & REJECTED == 0
     }
 
-    /// The last good parameters of page 0, if any were accepted.
+    /// The last good parameters of page 0, if there were any.
     pub fn last_good(&self) -> Option<Params> {
-        self.snapshot.get()
+        self.snapshot.last()
     }
 }

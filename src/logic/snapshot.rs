@@ -7,104 +7,155 @@ use super::{
     word::Word, //
 };
 
-/// A copy of the last parameters accepted from a page.
+/// The last parameters seen in a page, each under the version that the page had.
 ///
 /// Written by whichever reader first sees a new version; read where the page cannot be, because
-/// its version stays odd or its content makes no sense. Any context, NMIs included: a writer that
-/// finds another one at work gives up, and a reader tries a bounded number of times.
+/// its version stays odd or its content makes no sense, and where the clock hands over from one
+/// version to the next. Any context, NMIs included: a writer that finds another one at work gives
+/// up. There are two slots, of which a writer takes the older one, so the newer one can be read
+/// even while a writer stands still halfway, in the very context that interrupted it.
 ///
 /// # Ordering
 ///
-/// A sequence lock of one word. `sequence` is odd while a writer is at work; the exchange that
-/// makes it odd is fully ordered, the barrier that follows orders it before the stores of the
-/// content, and the releasing store that makes it even follows these. A reader takes the sequence
-/// with acquire semantics before the content, and once more behind a read barrier after it.
+/// The lock's exchange is fully ordered, and its release a store-release, so the writers' stores
+/// follow one another. A slot's tag is a sequence: it is emptied, a write barrier orders that
+/// before the stores of the content, and the releasing store of the new tag follows these. A
+/// reader takes the tag with acquire semantics before the content, and once more behind a read
+/// barrier after it. One and the same tag twice is one and the same content: a page's content
+/// changes only with its version.
 pub struct Snapshot<W> {
-    sequence: W,
+    /// 1 while a writer is at work, else 0.
+    lock: W,
+    slots: [Slot<W>; 2],
+}
+
+struct Slot<W> {
+    /// `VALID` and the version, or 0 where the slot is empty.
+    tag: W,
     tsc_timestamp: W,
     system_time: W,
-    // mul | shift << 32 | flags << 40 | VALID
+    /// mul | shift << 32 | flags << 40
     scale: W,
 }
 
 const VALID: u64 = 1 << 63;
 
-/// How often a reader tries: more than two failures need a writer that is interrupted, or writers
-/// in a row, and each of these is a rewrite of the page by the host.
-const TRIES: u32 = 16;
+const fn tag(version: u32) -> u64 {
+    VALID | version as u64
+}
 
-impl<W: Word> Snapshot<W> {
-    /// Makes an empty snapshot from four words that are zero.
-    pub const fn new(sequence: W, tsc_timestamp: W, system_time: W, scale: W) -> Self {
+/// Whether the slot with the tag `a` is older than that with the tag `b`, or empty.
+const fn older(a: u64, b: u64) -> bool {
+    // Versions wrap.
+    a == 0 || b != 0 && ((a as u32).wrapping_sub(b as u32) as i32) < 0
+}
+
+impl<W: Word> Slot<W> {
+    fn new(word: &impl Fn() -> W) -> Self {
         Self {
-            sequence,
-            tsc_timestamp,
-            system_time,
-            scale,
+            tag: word(),
+            tsc_timestamp: word(),
+            system_time: word(),
+            scale: word(),
         }
     }
 
-    fn write(&self, tsc_timestamp: u64, system_time: u64, scale: u64) -> bool {
-        let sequence = self.sequence.load();
-        if sequence & 1 != 0
-            || self
-                .sequence
-                .compare_exchange(sequence, sequence.wrapping_add(1))
-                .is_err()
-        {
-            return false;
-        }
-        self.sequence.wmb();
-        self.tsc_timestamp.store(tsc_timestamp);
-        self.system_time.store(system_time);
-        self.scale.store(scale);
-        self.sequence.store_release(sequence.wrapping_add(2));
-        true
-    }
-
-    /// Remembers `params`, unless another CPU is doing so at this moment.
-    ///
-    /// Returns whether it was done.
-    pub fn publish(&self, params: &Params) -> bool {
-        self.write(
-            params.tsc_timestamp,
-            params.system_time,
+    fn write(&self, version: u32, params: &Params) {
+        self.tag.store(0);
+        self.tag.wmb();
+        self.tsc_timestamp.store(params.tsc_timestamp);
+        self.system_time.store(params.system_time);
+        self.scale.store(
             u64::from(params.mul)
                 | u64::from(params.shift as u8) << 32
-                | u64::from(params.flags) << 40
-                | VALID,
-        )
+                | u64::from(params.flags) << 40,
+        );
+        self.tag.store_release(tag(version));
     }
 
-    /// Forgets the parameters. Only where no reader runs, as [`super::clamp::Clamp::reset`].
-    pub fn reset(&self) {
-        self.write(0, 0, 0);
-    }
-
-    /// Returns the last parameters remembered.
-    ///
-    /// `None` where there are none, or a writer was at work each time.
-    pub fn get(&self) -> Option<Params> {
-        for _ in 0..TRIES {
-            let sequence = self.sequence.load_acquire();
-            if sequence & 1 != 0 {
-                continue;
-            }
-            let tsc_timestamp = self.tsc_timestamp.load();
-            let system_time = self.system_time.load();
-            let scale = self.scale.load();
-            self.sequence.rmb();
-            if self.sequence.load() != sequence {
-                continue;
-            }
-            return (scale & VALID != 0).then_some(Params {
+    /// Returns the tag and what is under it, unless the slot is empty or being written.
+    fn read(&self) -> Option<(u64, Params)> {
+        let tag = self.tag.load_acquire();
+        if tag == 0 {
+            return None;
+        }
+        let tsc_timestamp = self.tsc_timestamp.load();
+        let system_time = self.system_time.load();
+        let scale = self.scale.load();
+        self.tag.rmb();
+        (self.tag.load() == tag).then_some((
+            tag,
+            Params {
                 tsc_timestamp,
                 system_time,
                 mul: scale as u32,
                 shift: (scale >> 32) as u8 as i8,
                 flags: (scale >> 40) as u8,
-            });
+            },
+        ))
+    }
+}
+
+impl<W: Word> Snapshot<W> {
+    /// Makes an empty snapshot from words that are zero.
+    pub fn new(word: impl Fn() -> W) -> Self {
+        Self {
+            lock: word(),
+            slots: [Slot::new(&word), Slot::new(&word)],
         }
-        None
+    }
+
+    /// Remembers what the page says under `version`, and changes the word `state` from `from`, to
+    /// `to`, as one.
+    ///
+    /// The slot with the version `from` is left alone: while `state` holds a version that was
+    /// changed to here, [`Snapshot::get`] of that version succeeds at once, in any context.
+    ///
+    /// Returns whether `state` was changed. It is not where it is not `from`, and where another
+    /// CPU, or the context that this one interrupted, is at work here at this moment.
+    pub fn publish(&self, version: u32, params: &Params, state: &W, from: u64, to: u64) -> bool {
+        if self.lock.compare_exchange(0, 1).is_err() {
+            return false;
+        }
+        // Only here is `state` changed to a version: if it is `from` now, it will not become
+        // another version before the lock is released, and no slot but that of `from` is needed.
+        let changed = state.load() == from && {
+            let [a, b] = &self.slots;
+            let (tag_a, tag_b) = (a.tag.load(), b.tag.load());
+            let keep = VALID | from;
+            let slot = if tag_b == keep || tag_a != keep && older(tag_a, tag_b) {
+                a
+            } else {
+                b
+            };
+            slot.write(version, params);
+            state.compare_exchange(from, to).is_ok()
+        };
+        self.lock.store_release(0);
+        changed
+    }
+
+    /// Forgets the parameters. Only where no reader runs, as [`super::clamp::Clamp::reset`].
+    pub fn reset(&self) {
+        for slot in &self.slots {
+            slot.tag.store(0);
+        }
+    }
+
+    /// Returns what the page said under `version`; `None` where that is forgotten.
+    pub fn get(&self, version: u32) -> Option<Params> {
+        self.slots
+            .iter()
+            .find_map(|slot| slot.read().filter(|(seen, _)| *seen == tag(version)))
+            .map(|(_, params)| params)
+    }
+
+    /// Returns the last parameters remembered, if there are any.
+    pub fn last(&self) -> Option<Params> {
+        let [a, b] = &self.slots;
+        match (a.read(), b.read()) {
+            (Some(a), Some(b)) => Some(if older(a.0, b.0) { b.1 } else { a.1 }),
+            (a, b) => a.or(b).map(|(_, params)| params),
+        }
     }
 }
