@@ -1,0 +1,736 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reader against a simulated host, under schedules made at random.
+//!
+//! Every access of the reader to a shared word, a page or the TSC is a point at which the script
+//! of a test may act: the host rewrites pages, time passes, or another CPU reads the clock, from
+//! its first step to its last. So a reader may stand still between any two of its steps for as
+//! long as it takes, which is what a preempted vCPU and an NMI do. What cannot be had here,
+//! two readers both of which stand still halfway, and memory that is not sequentially
+//! consistent, is the model checker's part (`loom.rs`).
+#![cfg(not(loom))]
+
+use paraclock_unit::logic::{
+    pvclock::{GUEST_STOPPED, Page, Params, TSC_STABLE_BIT},
+    reader::{Env, Event, GRACE_NS, HANDOVER_NS, Reader, Reading, SETTLE_TRIES},
+    word::Word,
+};
+use proptest::prelude::*;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+};
+
+const CPUS: usize = 3;
+
+/// By how much two pages, or a page before and after, may be apart at most, in ns.
+const BAND: u64 = 50_000;
+const _: () = assert!(BAND < GRACE_NS && BAND < HANDOVER_NS);
+
+/// What the pages' time is at TSC 0, in ns.
+const EPOCH: u64 = 1_000_000_000;
+
+/// How often a reading may load a version: three times for page 0, and twice for every one of four
+/// looks at the own page, in each attempt.
+const LOADS: u64 = 11 * SETTLE_TRIES as u64 + 2;
+
+/// How many readers may stand still within one another.
+const DEPTH: u32 = 4;
+
+/// What happens between two steps of a reader.
+#[derive(Clone, Debug)]
+enum Action {
+    /// Time passes, in cycles of 1 ns.
+    Advance(u64),
+    /// A CPU reads the clock.
+    Read(usize),
+    /// The host rewrites all pages, alike and stable.
+    Stable(u64),
+    /// The host rewrites page 0 alone, stable: the other CPUs' pages follow late.
+    Stable0(u64),
+    /// The host rewrites all pages, each with its own offset, and vouches for none.
+    Unstable([u64; CPUS]),
+    /// The host begins to rewrite a page, and is not heard of again until the next rewriting.
+    Odd(usize),
+    /// The host writes whatever it likes into a page.
+    Write(usize, Params),
+    /// A CPU has a page of its own, or none.
+    Register(usize, bool),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Content {
+    version: u32,
+    params: Params,
+}
+
+/// The machine: host, TSC, pages, and what the readers were given.
+struct Machine {
+    reader: RefCell<Option<Rc<Reader<HookedWord>>>>,
+    script: RefCell<VecDeque<(u32, Action)>>,
+    tsc: Cell<u64>,
+    pages: RefCell<[Content; CPUS]>,
+    registered: RefCell<[bool; CPUS]>,
+    depth: Cell<u32>,
+    /// The latest time that a read came to its end with.
+    given: Cell<u64>,
+    reads: Cell<u64>,
+    page_loads: Cell<u64>,
+    most_loads: Cell<u64>,
+    events: RefCell<HashMap<&'static str, u64>>,
+    failure: RefCell<Option<String>>,
+}
+
+impl Machine {
+    fn new(trust_stable: bool, script: Vec<(u32, Action)>) -> Rc<Self> {
+        let machine = Rc::new(Self {
+            reader: RefCell::default(),
+            script: RefCell::new(script.into()),
+            tsc: Cell::new(1),
+            pages: RefCell::default(),
+            registered: RefCell::new([true; CPUS]),
+            depth: Cell::new(0),
+            given: Cell::new(0),
+            reads: Cell::new(0),
+            page_loads: Cell::new(0),
+            most_loads: Cell::new(0),
+            events: RefCell::default(),
+            failure: RefCell::default(),
+        });
+        let word = || HookedWord {
+            value: Cell::new(0),
+            machine: Rc::clone(&machine),
+        };
+        let reader = Rc::new(Reader::new(trust_stable, word));
+        machine.reader.replace(Some(reader));
+        machine
+    }
+
+    fn reader(&self) -> Rc<Reader<HookedWord>> {
+        let reader = self.reader.borrow();
+        Rc::clone(reader.as_ref().expect("set from new() to close()"))
+    }
+
+    /// Breaks the circle of references.
+    fn close(&self) {
+        self.reader.replace(None);
+    }
+
+    /// A point at which the script may act.
+    fn step(self: &Rc<Self>) {
+        loop {
+            let action = {
+                let mut script = self.script.borrow_mut();
+                match script.front_mut() {
+                    Some((0, Action::Read(_))) if self.depth.get() >= DEPTH => return,
+                    Some((0, _)) => script.pop_front().expect("it has a front").1,
+                    Some((steps, _)) => {
+                        *steps -= 1;
+                        return;
+                    }
+                    None => return,
+                }
+            };
+            self.act(&action);
+        }
+    }
+
+    fn act(self: &Rc<Self>, action: &Action) {
+        match *action {
+            Action::Advance(cycles) => self.tsc.set(self.tsc.get() + cycles),
+            Action::Read(cpu) => {
+                self.read(cpu);
+            }
+            Action::Stable(offset) => {
+                for cpu in 0..CPUS {
+                    self.write(cpu, self.params(EPOCH + offset, TSC_STABLE_BIT));
+                }
+            }
+            Action::Stable0(offset) => self.write(0, self.params(EPOCH + offset, TSC_STABLE_BIT)),
+            Action::Unstable(offsets) => {
+                for (cpu, offset) in offsets.into_iter().enumerate() {
+                    self.write(cpu, self.params(EPOCH + offset, 0));
+                }
+            }
+            Action::Odd(cpu) => {
+                let mut pages = self.pages.borrow_mut();
+                pages[cpu].version = (pages[cpu].version + 1) | 1;
+            }
+            Action::Write(cpu, params) => self.write(cpu, params),
+            Action::Register(cpu, registered) => self.registered.borrow_mut()[cpu] = registered,
+        }
+    }
+
+    /// Parameters of a TSC of 1 GHz, right at this moment.
+    fn params(&self, offset: u64, flags: u8) -> Params {
+        Params {
+            tsc_timestamp: self.tsc.get(),
+            system_time: self.tsc.get() + offset,
+            mul: 1 << 31,
+            shift: 1,
+            flags,
+        }
+    }
+
+    fn write(&self, cpu: usize, params: Params) {
+        let page = &mut self.pages.borrow_mut()[cpu];
+        page.version = ((page.version + 1) | 1) + 1;
+        page.params = params;
+    }
+
+    /// Reads the clock as the driver does, and checks what is true of every reading.
+    fn read(self: &Rc<Self>, cpu: usize) -> Reading {
+        let floor = self.given.get();
+        let loads = self.page_loads.get();
+        let reads = self.reads.get();
+        let nested = self.depth.get();
+        self.depth.set(nested + 1);
+        let env = Cpu::new(self, cpu);
+        let reader = self.reader();
+        let reading = match reader.read_fast(&env) {
+            Some(sample) => Reading {
+                ns: sample.ns(),
+                tsc: Some(sample.tsc),
+            },
+            None => reader.read_slow(&env),
+        };
+        self.depth.set(nested);
+        if reading.ns < floor {
+            self.fail(format!(
+                "CPU {cpu} was given {}, which is {} ns less than was given before it began",
+                reading.ns as i64 - EPOCH as i64,
+                floor - reading.ns,
+            ));
+        }
+        // Readers in between load pages as well, and are counted for themselves.
+        if self.reads.replace(self.reads.get() + 1) == reads {
+            let loads = self.page_loads.get() - loads;
+            self.most_loads.set(loads.max(self.most_loads.get()));
+            if loads > LOADS {
+                self.fail(format!("CPU {cpu} loaded a version {loads} times"));
+            }
+        }
+        self.given.set(floor.max(self.given.get()).max(reading.ns));
+        reading
+    }
+
+    fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+    }
+
+    fn counted(&self, event: Event) -> u64 {
+        let name = event_name(event);
+        self.events.borrow().get(name).copied().unwrap_or(0)
+    }
+}
+
+fn event_name(event: Event) -> &'static str {
+    match event {
+        Event::Retry => "retry",
+        Event::Clamped => "clamped",
+        Event::Stuck => "stuck",
+        Event::Accepted => "accepted",
+        Event::GuestStopped => "guest stopped",
+    }
+}
+
+struct HookedWord {
+    value: Cell<u64>,
+    machine: Rc<Machine>,
+}
+
+impl Word for HookedWord {
+    fn load(&self) -> u64 {
+        self.machine.step();
+        self.value.get()
+    }
+
+    fn load_acquire(&self) -> u64 {
+        self.load()
+    }
+
+    fn store(&self, value: u64) {
+        // Reader::new() stores before there is a machine to step.
+        if self.machine.reader.borrow().is_some() {
+            self.machine.step();
+        }
+        self.value.set(value);
+    }
+
+    fn store_release(&self, value: u64) {
+        self.store(value);
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
+        self.machine.step();
+        let seen = self.value.get();
+        if seen == old {
+            self.value.set(new);
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    }
+
+    fn rmb(&self) {}
+
+    fn wmb(&self) {}
+}
+
+struct CpuPage {
+    machine: Rc<Machine>,
+    cpu: usize,
+}
+
+impl Page for CpuPage {
+    fn version(&self) -> u32 {
+        self.machine.step();
+        let loads = &self.machine.page_loads;
+        loads.set(loads.get() + 1);
+        self.machine.pages.borrow()[self.cpu].version
+    }
+
+    fn params(&self) -> Params {
+        // Field by field, so that the script may act between two of them.
+        let field = || {
+            self.machine.step();
+            self.machine.pages.borrow()[self.cpu].params
+        };
+        Params {
+            tsc_timestamp: field().tsc_timestamp,
+            system_time: field().system_time,
+            mul: field().mul,
+            shift: field().shift,
+            flags: field().flags,
+        }
+    }
+
+    fn rmb(&self) {}
+}
+
+/// A CPU as a reader sees it.
+struct Cpu<'a> {
+    machine: &'a Rc<Machine>,
+    page0: CpuPage,
+    own: CpuPage,
+}
+
+impl<'a> Cpu<'a> {
+    fn new(machine: &'a Rc<Machine>, cpu: usize) -> Self {
+        let page = |cpu| CpuPage {
+            machine: Rc::clone(machine),
+            cpu,
+        };
+        Self {
+            machine,
+            page0: page(0),
+            own: page(cpu),
+        }
+    }
+}
+
+impl Env for Cpu<'_> {
+    type Word = HookedWord;
+    type Page = CpuPage;
+
+    fn tsc(&self) -> u64 {
+        self.machine.step();
+        let tsc = &self.machine.tsc;
+        tsc.set(tsc.get() + 1);
+        tsc.get()
+    }
+
+    fn page0(&self) -> &CpuPage {
+        &self.page0
+    }
+
+    fn with_own_page<R>(&self, f: impl FnOnce(Option<&CpuPage>) -> R) -> R {
+        let registered = self.machine.registered.borrow()[self.own.cpu];
+        f(registered.then_some(&self.own))
+    }
+
+    fn relax(&self) {}
+
+    fn count(&self, event: Event) {
+        *self
+            .machine
+            .events
+            .borrow_mut()
+            .entry(event_name(event))
+            .or_default() += 1;
+    }
+}
+
+fn offsets() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(BAND), 0..=BAND]
+}
+
+/// Contents that are no clock's, whatever their time says.
+fn invalid() -> impl Strategy<Value = Params> {
+    let scales = prop_oneof![
+        Just((0, 0)),
+        Just((1 << 31, 32)),
+        Just((1, 0)),
+        Just((u32::MAX, 31))
+    ];
+    (scales, any::<u64>(), any::<u64>(), any::<u8>()).prop_map(
+        |((mul, shift), tsc_timestamp, system_time, flags)| Params {
+            tsc_timestamp,
+            system_time,
+            mul,
+            shift,
+            flags,
+        },
+    )
+}
+
+fn well_behaved() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        2 => (1u64..100).prop_map(Action::Advance),
+        2 => (1..3 * GRACE_NS).prop_map(Action::Advance),
+        8 => (0..CPUS).prop_map(Action::Read),
+        3 => offsets().prop_map(Action::Stable),
+        1 => offsets().prop_map(Action::Stable0),
+        3 => [offsets(), offsets(), offsets()].prop_map(Action::Unstable),
+        1 => (1..CPUS, any::<bool>()).prop_map(|(cpu, has)| Action::Register(cpu, has)),
+    ]
+}
+
+fn faulty() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        12 => well_behaved(),
+        1 => (0..CPUS).prop_map(Action::Odd),
+        1 => (0..CPUS, invalid()).prop_map(|(cpu, params)| Action::Write(cpu, params)),
+    ]
+}
+
+/// Runs a script on top of a CPU that reads and reads.
+fn run(trust_stable: bool, script: Vec<(u32, Action)>) -> Result<(), TestCaseError> {
+    let machine = Machine::new(trust_stable, script);
+    machine.act(&Action::Stable(0));
+    let mut reads = 0;
+    while !machine.script.borrow().is_empty() || reads < 2 * CPUS {
+        machine.read(reads % CPUS);
+        reads += 1;
+    }
+    machine.close();
+    match machine.failure.take() {
+        Some(why) => Err(TestCaseError::fail(why)),
+        None => Ok(()),
+    }
+}
+
+fn scripts<A: Strategy<Value = Action>>(
+    action: impl Fn() -> A,
+) -> impl Strategy<Value = Vec<(u32, Action)>> {
+    let step = prop_oneof![3 => 0u32..3, 3 => 0u32..30];
+    prop::collection::vec((step, action()), 0..40)
+}
+
+/// Contents of every kind, clocks and not.
+fn any_params() -> impl Strategy<Value = Params> {
+    let scale = prop_oneof![
+        Just((1u32 << 31, 1i8)),
+        any::<(u32, i8)>(),
+        ((1u32 << 31).., -7i8..=10)
+    ];
+    (any::<u64>(), any::<u64>(), scale, any::<u8>()).prop_map(
+        |(tsc_timestamp, system_time, (mul, shift), flags)| Params {
+            tsc_timestamp,
+            system_time,
+            mul,
+            shift,
+            flags,
+        },
+    )
+}
+
+fn lying() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => faulty(),
+        1 => any::<u32>().prop_map(|cycles| Action::Advance(cycles.into())),
+        3 => (0..CPUS, any_params()).prop_map(|(cpu, params)| Action::Write(cpu, params)),
+    ]
+}
+
+/// How many scripts each test runs: a few seconds' worth, unless `CASES` says more.
+fn cases() -> u32 {
+    let cases = std::env::var("CASES").ok();
+    cases.and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 200_000, ..ProptestConfig::with_cases(cases()) })]
+
+    #[test]
+    fn never_back_on_a_host_that_keeps_the_rules(script in scripts(well_behaved)) {
+        run(true, script)?;
+    }
+
+    #[test]
+    fn never_back_on_a_host_without_the_stable_bit(script in scripts(well_behaved)) {
+        run(false, script)?;
+    }
+
+    /// Whatever the host says: through the clamp, time never goes back.
+    #[test]
+    fn never_back_through_the_clamp_on_a_host_that_lies(script in scripts(lying)) {
+        run(false, script)?;
+    }
+
+    /// Without the clamp there is no promise but that every reading ends, and soon.
+    #[test]
+    fn every_reading_ends_on_a_host_that_lies(script in scripts(lying)) {
+        let machine = Machine::new(true, script);
+        while !machine.script.borrow().is_empty() {
+            machine.read(0);
+            machine.read(1);
+            machine.given.set(0);
+        }
+        machine.close();
+        let loads = machine.most_loads.get();
+        prop_assert!(loads <= LOADS, "{} loads of a version in one reading", loads);
+    }
+
+    #[test]
+    fn never_back_on_a_host_that_fails(script in scripts(faulty)) {
+        run(true, script)?;
+    }
+}
+
+/// A machine whose page 0 is stable and accepted.
+fn accepted() -> Rc<Machine> {
+    let machine = Machine::new(true, Vec::new());
+    machine.act(&Action::Stable(0));
+    for cpu in 0..CPUS {
+        machine.read(cpu);
+    }
+    assert!(machine.reader().is_stable());
+    assert_eq!(machine.counted(Event::Accepted), 1);
+    machine
+}
+
+/// What is read is the TSC of that moment plus the offset.
+fn assert_offset(machine: &Rc<Machine>, cpu: usize, offset: u64) {
+    let reading = machine.read(cpu);
+    let expected = machine.tsc.get() + EPOCH + offset;
+    assert_eq!(reading.ns, expected, "CPU {cpu}");
+    assert_eq!(reading.tsc, Some(machine.tsc.get()), "CPU {cpu}");
+}
+
+fn is_fast(machine: &Rc<Machine>) -> bool {
+    let reader = machine.reader();
+    reader.read_fast(&Cpu::new(machine, 1)).is_some()
+}
+
+/// The end of a test: nothing went wrong meanwhile.
+fn done(machine: &Rc<Machine>) {
+    machine.close();
+    assert_eq!(machine.failure.take(), None);
+}
+
+#[test]
+fn an_accepted_version_is_read_fast_and_a_new_one_once_slowly() {
+    let machine = accepted();
+    for version in 2..5 {
+        machine.act(&Action::Advance(1000));
+        machine.act(&Action::Stable(0));
+        assert!(!is_fast(&machine));
+        assert_offset(&machine, 1, 0);
+        assert_eq!(machine.counted(Event::Accepted), version);
+        assert!(is_fast(&machine));
+        let loads = machine.page_loads.get();
+        assert_offset(&machine, 2, 0);
+        assert_eq!(machine.page_loads.get() - loads, 2);
+    }
+    assert_eq!(machine.counted(Event::Retry), 0);
+    assert_eq!(machine.counted(Event::Clamped), 0);
+    done(&machine);
+}
+
+/// What the readers do about a page 0 that fails, and about one that is good again.
+fn fails_and_recovers(fault: &Action) {
+    let machine = accepted();
+    for round in 1..4 {
+        machine.act(fault);
+        machine.act(&Action::Advance(1000));
+        for cpu in [1, 0, 2, 1, 0] {
+            machine.act(&Action::Advance(1_000_000_000));
+            assert_offset(&machine, cpu, 0);
+        }
+        assert_eq!(machine.counted(Event::Stuck), round, "once a version");
+        assert!(!machine.reader().is_stable());
+
+        let loads = machine.page_loads.get();
+        machine.read(0);
+        assert!(
+            machine.page_loads.get() - loads <= 8,
+            "nobody waits for it again"
+        );
+
+        machine.act(&Action::Stable(0));
+        assert_offset(&machine, 1, 0);
+        assert!(!is_fast(&machine), "within the grace");
+        machine.act(&Action::Advance(2 * GRACE_NS));
+        assert_offset(&machine, 1, 0);
+        assert!(is_fast(&machine), "behind the grace");
+        assert_eq!(machine.counted(Event::Accepted), 1 + round);
+    }
+    assert_eq!(machine.counted(Event::Clamped), 0);
+    done(&machine);
+}
+
+#[test]
+fn a_version_that_stays_odd_is_waited_for_once_and_time_goes_on() {
+    fails_and_recovers(&Action::Odd(0));
+}
+
+#[test]
+fn a_content_that_is_no_clocks_is_counted_once_and_time_goes_on() {
+    fails_and_recovers(&Action::Write(0, Params::default()));
+}
+
+#[test]
+fn own_pages_that_stay_odd_cost_little_and_page_0_stands_in() {
+    let machine = accepted();
+    machine.act(&Action::Unstable([0, 10, 20]));
+    machine.act(&Action::Odd(1));
+    machine.act(&Action::Stable(0));
+    machine.act(&Action::Unstable([0, 10, 20]));
+    machine.act(&Action::Odd(1));
+    machine.act(&Action::Odd(2));
+    machine.act(&Action::Odd(2));
+    for cpu in [1, 2, 1, 2] {
+        machine.act(&Action::Advance(100));
+        assert_offset_of_page_0(&machine, cpu);
+    }
+    assert!(machine.most_loads.get() <= 16);
+    assert_eq!(machine.counted(Event::Stuck), 0);
+    done(&machine);
+}
+
+/// The TSC of page 0's reading came before the looks at the own page.
+fn assert_offset_of_page_0(machine: &Rc<Machine>, cpu: usize) {
+    let reading = machine.read(cpu);
+    let tsc = reading.tsc.expect("not held");
+    assert_eq!(reading.ns, tsc + EPOCH, "CPU {cpu}");
+    assert!(machine.tsc.get() - tsc <= 4);
+}
+
+#[test]
+fn without_the_stable_bit_every_cpu_reads_its_own_page() {
+    let machine = accepted();
+    machine.act(&Action::Unstable([0, 5000, 9000]));
+    for cpu in 0..CPUS {
+        assert_offset(&machine, cpu, [0, 5000, 9000][cpu]);
+    }
+    // CPU 0 is behind, and gets what CPU 2 was given.
+    let last = machine.given.get();
+    let held = machine.read(0);
+    assert_eq!((held.ns, held.tsc), (last, None));
+    assert_eq!(machine.counted(Event::Clamped), 1);
+    done(&machine);
+}
+
+#[test]
+fn the_unstable_world_begins_where_the_stable_one_ended() {
+    let machine = accepted();
+    machine.act(&Action::Stable(BAND));
+    assert_offset(&machine, 1, BAND);
+    let last = machine.given.get();
+    machine.act(&Action::Unstable([0; CPUS]));
+    let held = machine.read(1);
+    assert!(
+        held.ns >= last && held.ns <= last + 2,
+        "{held:?} after {last}"
+    );
+    assert_eq!(held.tsc, None);
+    machine.act(&Action::Advance(BAND + 2));
+    assert_offset(&machine, 1, 0);
+    done(&machine);
+}
+
+/// The difference to a timestamp that lies ahead is not taken for centuries.
+#[test]
+fn a_timestamp_ahead_of_the_tsc_makes_no_centuries() {
+    for flags in [0, TSC_STABLE_BIT] {
+        let machine = Machine::new(true, Vec::new());
+        machine.act(&Action::Register(1, false));
+        let mut params = machine.params(EPOCH, flags);
+        params.tsc_timestamp += 1000;
+        params.system_time += 1000;
+        machine.write(0, params);
+        assert_eq!(machine.read(1).ns, params.system_time);
+        machine.act(&Action::Advance(1000));
+        assert_offset(&machine, 1, 0);
+        done(&machine);
+    }
+}
+
+#[test]
+fn parameters_of_a_tsc_that_was_set_back_make_no_centuries() {
+    let machine = accepted();
+    machine.act(&Action::Advance(1_000_000));
+    machine.act(&Action::Stable(0));
+    let last = machine.read(0).ns;
+    machine.tsc.set(1);
+    // The time before is lost with the TSC's, but for what there is on record.
+    machine.given.set(0);
+    machine.act(&Action::Odd(0));
+    let reading = machine.read(0);
+    assert!(
+        reading.ns.abs_diff(last) < 1000,
+        "{} after {last}",
+        reading.ns
+    );
+    done(&machine);
+}
+
+#[test]
+fn with_nothing_to_go_by_time_stands_still() {
+    let machine = Machine::new(true, Vec::new());
+    machine.act(&Action::Odd(0));
+    let reading = machine.read(0);
+    assert_eq!((reading.ns, reading.tsc), (0, None));
+    machine.act(&Action::Stable(0));
+    machine.read(0);
+    machine.act(&Action::Advance(2 * GRACE_NS));
+    assert_offset(&machine, 0, 0);
+    assert!(is_fast(&machine));
+    done(&machine);
+}
+
+#[test]
+fn guest_stopped_is_counted_once_a_version() {
+    let machine = accepted();
+    for flags in [TSC_STABLE_BIT, 0] {
+        let before = machine.counted(Event::GuestStopped);
+        for cpu in 0..CPUS {
+            machine.write(cpu, machine.params(EPOCH, flags | GUEST_STOPPED));
+        }
+        for cpu in 0..CPUS {
+            machine.read(cpu);
+        }
+        assert_eq!(machine.counted(Event::GuestStopped), before + 1);
+    }
+    done(&machine);
+}
+
+#[test]
+fn reset_forgets_everything() {
+    let machine = accepted();
+    machine.act(&Action::Advance(1_000_000_000));
+    machine.act(&Action::Unstable([BAND; CPUS]));
+    machine.read(0);
+    machine.reader().reset();
+    assert_eq!(machine.reader().last_good(), None);
+    assert!(!machine.reader().is_stable());
+    // Earlier than before, since nobody was given anything.
+    machine.given.set(0);
+    machine.tsc.set(1);
+    machine.act(&Action::Stable(0));
+    assert_offset(&machine, 1, 0);
+    assert!(is_fast(&machine), "and no grace");
+    done(&machine);
+}
