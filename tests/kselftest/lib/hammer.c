@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "files.h"
+#include "hammer.h"
+#include "module.h"
+#include "status.h"
+
+#define HAMMER_NAME "paraclock_hammer"
+#define HAMMER_DIR DEBUGFS "/" HAMMER_NAME "/"
+
+int hammer_load(void)
+{
+	const char *path = getenv("PARACLOCK_HAMMER_KO");
+	int err;
+
+	if (!path || !*path)
+		path = MODULE_DIR "/" HAMMER_NAME ".ko";
+	if (!module_is_loaded(HAMMER_NAME)) {
+		err = module_load(path, "");
+		if (err)
+			return err;
+	}
+	return debugfs_mount();
+}
+
+void hammer_unload(void)
+{
+	module_unload(HAMMER_NAME);
+}
+
+int hammer_run(unsigned int seconds, struct hammer_result *result)
+{
+	char text[256];
+	int err;
+
+	snprintf(text, sizeof(text), "%u\n", seconds);
+	err = file_write(HAMMER_DIR "run", text);
+	if (err)
+		return err;
+	err = file_read(HAMMER_DIR "result", text, sizeof(text));
+	if (err < 0)
+		return err;
+	if (sscanf(text, "reads %llu backward %llu worst_ns %llu",
+		   &result->reads, &result->backward, &result->worst_ns) != 3)
+		return -EPROTO;
+	return 0;
+}
+
+int hammer_agree(struct hammer_agreement *result)
+{
+	char text[256];
+	int err;
+
+	err = file_read(HAMMER_DIR "agree", text, sizeof(text));
+	if (err < 0)
+		return err;
+	if (sscanf(text, "pairs %llu worst_ns %llu hw_outside %llu", &result->pairs,
+		   &result->worst_ns, &result->hw_outside) != 3)
+		return -EPROTO;
+	return 0;
+}
