@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The rig of paraclock: sets up what is needed, boots guests on a real KVM, runs the tests.
+
+mod bench;
+mod console;
+mod context;
+mod demo;
+mod exec;
+mod guest;
+mod ktap;
+mod progress;
+mod report;
+mod session;
+mod setup;
+mod shell;
+mod suite;
+mod verdict;
+mod vm;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use context::Context;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+use vm::Flavour;
+use vm::probe::Machine;
+
+#[derive(Parser)]
+#[command(name = "rig", about = "Sets up, boots and tests paraclock", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Common {
+    /// A kernel tree or tarball to use in place of Debian's; it is copied and not changed
+    #[arg(long, env = "KSRC", global = true, value_name = "PATH")]
+    ksrc: Option<PathBuf>,
+    /// The checkout, if not the one around the current directory
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// What runs the guest
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    machine: Machine,
+    /// Print what the machines print
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Download, verify and build all that the other commands need
+    Setup,
+    /// Print the directory of the built kernel, for `make -C`
+    Kdir {
+        /// Print what else `make` needs, as assignments
+        #[arg(long)]
+        environment: bool,
+    },
+    /// Run Kbuild for the module, with the kernel of the cache
+    Kbuild {
+        /// Targets and variables
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Say what the guests run on, and why
+    Machine,
+    /// List the test suites
+    Suites,
+    /// Run the tests
+    Check {
+        /// Only this suite; may be repeated or hold several names
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        suite: Vec<String>,
+    },
+    /// Show the driver at work
+    Demo {
+        /// The hypervisor that the guest runs on
+        #[arg(long, value_enum, default_value = "kvm")]
+        host: Host,
+    },
+    /// A shell in the running guest
+    Shell {
+        #[arg(long, value_enum, default_value = "kvm-adopt")]
+        flavour: Flavour,
+        /// In the emulated host instead
+        #[arg(long)]
+        l1: bool,
+    },
+    /// Count the instructions that a reading takes, beside the C clocks
+    Bench,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Host {
+    Kvm,
+}
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("rig: {e:#} (after {})", progress::human(start.elapsed()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True for success, false for a failure that has been told.
+fn run(cli: Cli) -> Result<bool> {
+    let Common {
+        ksrc,
+        root,
+        machine,
+        verbose,
+    } = cli.common;
+    // `make KSRC=` with nothing after it asks for nothing.
+    let ksrc = ksrc.filter(|p| !p.as_os_str().is_empty());
+    let options = setup::Options { ksrc, root };
+    let cx = || Context::new(options.clone(), machine, verbose);
+    match cli.command {
+        Command::Setup => setup::command_setup(&options)?,
+        Command::Kdir { environment } => setup::command_kdir(&options, environment)?,
+        Command::Kbuild { arguments } => setup::command_kbuild(&options, &arguments)?,
+        Command::Machine => {
+            let cx = cx()?;
+            let choice = cx.choice()?;
+            let kind = if choice.direct {
+                "directly on /dev/kvm"
+            } else {
+                "in the nested rig"
+            };
+            println!("guests run {kind}: {}", choice.why);
+        }
+        Command::Suites => suite::list(),
+        Command::Check { suite } => return suite::check(&cx()?, &suite),
+        Command::Demo { host: Host::Kvm } => demo::run(&cx()?)?,
+        Command::Shell { flavour, l1 } => shell::run(&cx()?, flavour, l1)?,
+        Command::Bench => bench::run(&cx()?)?,
+    }
+    Ok(true)
+}
