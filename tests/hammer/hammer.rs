@@ -60,9 +60,12 @@ const PAIRS: u32 = 100_000;
 /// The longest run, in seconds.
 const LONGEST: i64 = 600;
 
+/// A clock, and the latest time that it gave to any CPU.
+type Watched = (fn() -> u64, Clamp<AtomicWord>);
+
 /// The clocks that never step back, whoever reads them on whatever CPU.
 struct Readers {
-    clocks: [(fn() -> u64, Clamp<AtomicWord>); 3],
+    clocks: [Watched; 3],
     reads: AtomicWord,
     backward: AtomicWord,
     worst: Clamp<AtomicWord>,

@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    const ALL: [Flavour; 3] = Flavour::ALL;
+    const ALL: [Flavour; 3] = [Flavour::KvmAdopt, Flavour::KvmOwn, Flavour::KvmAbsent];
 
     fn dead() -> Verdict {
         Verdict::RigDeath {

@@ -547,6 +547,42 @@ mod tests {
         assert!(matches!(verdicts(x, &stop)[0], Verdict::KernelFault(_)));
     }
 
+    /// A crash that was asked for leads into the second kernel; any other is one.
+    #[test]
+    fn a_wanted_crash_is_no_fault() {
+        let crash: &[(u64, Source, &str)] = &[
+            (1, Source::L1, "@rig l1 up"),
+            (2, Source::L1, "@rig l1 run kvm-crash"),
+            (8, Source::L2, "@rig start kvm-crash check"),
+            (
+                9,
+                Source::L2,
+                "[Kernel panic - not syncing: sysrq triggered crash",
+            ),
+            (9, Source::L2, "[Call Trace:"),
+        ];
+        let second: &[(u64, Source, &str)] = &[
+            (30, Source::L2, "@rig second kvm-crash"),
+            (31, Source::L2, "@rig end status=0 tainted=0"),
+            (32, Source::L1, "@rig l1 ran kvm-crash status=0"),
+            (33, Source::L1, "@rig l1 end"),
+        ];
+        let mut x = Session::new(&[Flavour::KvmCrash], Limits::default());
+        feed(&mut x, crash);
+        assert_eq!(x.overdue(s(25)), None);
+        feed(&mut x, second);
+        assert_eq!(verdicts(x, &gone())[0], Verdict::Finished { status: 0 });
+
+        // The same without the second kernel, and the same in a flavour that is not about it.
+        let mut x = Session::new(&[Flavour::KvmCrash], Limits::default());
+        feed(&mut x, crash);
+        assert!(matches!(verdicts(x, &gone())[0], Verdict::KernelFault(_)));
+        assert!(!is_wanted_crash(
+            Some(Flavour::KvmOwn),
+            "Kernel panic - not syncing: sysrq triggered crash"
+        ));
+    }
+
     #[test]
     fn l1s_splat_in_a_run_that_goes_on_is_told() {
         let mut x = Session::new(&BOTH[..1], Limits::default());

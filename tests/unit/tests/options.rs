@@ -4,8 +4,8 @@
 #![cfg(not(loom))]
 
 use paraclock_unit::logic::options::{
-    Backend, BackendOption, Mode, ModeOption, RATING_STEP, RATINGS, Unsupported,
-    kvm_clock_rating, resolve,
+    Backend, BackendOption, Mode, ModeOption, RATING_STEP, RATINGS, Unsupported, kvm_clock_rating,
+    resolve,
 };
 use proptest::prelude::*;
 
