@@ -42,6 +42,10 @@ shell: bootstrap ## a shell in a running guest that has the module
 setup: bootstrap ## fetch, verify and build all that the tests need, and nothing else
 	@$(cargo) setup
 
+# bindgen is what setup has built, where the machine has none.
+cache := $(or $(PARACLOCK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/paraclock)
+export PATH := $(PATH):$(lastword $(wildcard $(cache)/tools/bindgen-*/bin))
+
 ifneq ($(KDIR),)
 kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) LLVM=-19
 else

@@ -4,6 +4,7 @@
 
 mod docs;
 mod files;
+mod install;
 mod kvm;
 mod patches;
 mod style;
@@ -44,6 +45,11 @@ pub const SUITES: &[Suite] = &[
         name: "patches",
         about: "the kernel series applies with git am, and each patch builds",
         run: patches::run,
+    },
+    Suite {
+        name: "install",
+        about: "make modules and make modules_install for a kernel of one's own",
+        run: install::run,
     },
     Suite {
         name: "kvm",
