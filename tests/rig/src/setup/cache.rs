@@ -105,12 +105,13 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes the directories of `kind` that were used longest ago, but for `keep`.
+    /// Removes the directories of `kind` that were used longest ago, but for `keep`;
+    /// unfinished ones first.
     pub fn expire(&self, kind: &str, keep: usize, current: &str) -> Result<()> {
         let Ok(entries) = fs::read_dir(self.path(kind)) else {
             return Ok(());
         };
-        let mut found: Vec<(SystemTime, PathBuf)> = entries
+        let mut found: Vec<(bool, SystemTime, PathBuf)> = entries
             .filter_map(|e| {
                 let path = e.ok()?.path();
                 let name = path.file_name().and_then(OsStr::to_str)?;
@@ -119,13 +120,13 @@ impl Cache {
                         .iter()
                         .find_map(|p| fs::metadata(p).ok()?.modified().ok())
                         .unwrap_or(SystemTime::UNIX_EPOCH);
-                    (used, path)
+                    (path.join(STAMP).is_file(), used, path)
                 })
             })
             .collect();
         found.sort();
         let surplus = (found.len() + 1).saturating_sub(keep);
-        for (_, path) in found.into_iter().take(surplus) {
+        for (_, _, path) in found.into_iter().take(surplus) {
             // Without the stamp a half-removed directory is seen as incomplete.
             let _ = fs::remove_file(path.join(STAMP));
             fs::remove_dir_all(&path)
@@ -198,6 +199,11 @@ mod tests {
                 .open(cache.path("kernel").join(name).join(STAMP))?
                 .set_modified(SystemTime::now() - Duration::from_secs(100 * age))?;
         }
+        let unfinished = cache.path("kernel").join("dddddddddddddddd");
+        fs::create_dir(&unfinished)?;
+        cache.expire("kernel", 3, names[2])?;
+        assert!(!unfinished.exists());
+        assert!(cache.path("kernel").join(names[1]).exists());
         cache.expire("kernel", 2, names[2])?;
         assert!(cache.path("kernel").join(names[0]).exists());
         assert!(!cache.path("kernel").join(names[1]).exists());
