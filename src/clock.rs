@@ -12,7 +12,10 @@ use crate::{
             VdsoClockMode, //
         },
         cpu,
-        cpu::Pinned,
+        cpu::{
+            HotplugReadGuard,
+            Pinned, //
+        },
         cpuhp,
         pvclock::{
             self,
@@ -258,8 +261,10 @@ impl cpuhp::Callbacks for Arc<Clock> {
 
 impl shutdown::Handler for Arc<Clock> {
     fn shutdown(&self) {
-        // Before the CPUs are asked: one that comes up later sees it, as both the IPIs and the
-        // bring-up of a CPU order memory.
+        // No CPU is halfway up meanwhile: registered already, and not yet among those that are
+        // asked. One that comes up after the lock was released sees the word: the bring-up takes
+        // the same lock.
+        let _guard = HotplugReadGuard::new();
         self.down.store(1);
         cpu::on_each(|| self.pages.unregister(&Pinned::new()));
     }
