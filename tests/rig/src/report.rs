@@ -2,6 +2,7 @@
 
 //! What the suites found, and how it is told.
 
+use crate::exec::{self, Done};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,16 @@ impl Report {
             outcome: Outcome::Fail(why.into()),
             log: log.map(Path::to_owned),
         });
+    }
+
+    /// A program that was run for its exit status.
+    pub fn program(&mut self, name: impl Into<String>, done: &Done, log: &Path) {
+        if done.success {
+            self.pass(name);
+        } else {
+            let why = exec::telling_lines(&done.output).join("\n");
+            self.fail(name, format!("{}\n{why}", done.status), Some(log));
+        }
     }
 
     pub fn skip(&mut self, name: impl Into<String>, why: impl Into<String>) {

@@ -19,19 +19,7 @@ pub fn run(cx: &Context, report: &mut Report) -> Result<()> {
         .arg(cx.root.join("Documentation"))
         .arg(cx.build().join("docs"));
     let done = exec::logged(&mut sphinx, &log, &mut step)?;
-    if done.success {
-        report.pass(name);
-    } else {
-        report.fail(
-            name,
-            format!(
-                "{}\n{}",
-                done.status,
-                exec::telling_lines(&done.output).join("\n")
-            ),
-            Some(&log),
-        );
-    }
+    report.program(name, &done, &log);
     step.finish(if done.success { "ok" } else { "FAILED" });
     Ok(())
 }

@@ -92,19 +92,7 @@ fn git_am(cx: &Context, report: &mut Report, source: &Path, patches: &[PathBuf])
         &log,
         &mut step,
     )?;
-    if done.success {
-        report.pass(name);
-    } else {
-        report.fail(
-            name,
-            format!(
-                "{}\n{}",
-                done.status,
-                exec::telling_lines(&done.output).join("\n")
-            ),
-            Some(&log),
-        );
-    }
+    report.program(name, &done, &log);
     step.finish(if done.success { "ok" } else { "FAILED" });
     Ok(())
 }
