@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The clock: what the kernel's callbacks do, in terms of the logic and of a backend's pages.
+//! The clock: what the kernel's callbacks do, in terms of the logic and of a backend.
 
 use crate::{
     abstractions::{
@@ -17,28 +17,20 @@ use crate::{
             Pinned, //
         },
         cpuhp,
-        pvclock::{
-            self,
-            Slot, //
-        },
         shutdown,
         tsc::rdtsc_ordered,
         word::AtomicWord, //
     },
-    backend::kvm::{
-        Host,
-        Pages, //
-    },
+    backend::Backend,
     logic::{
-        options::{
-            Backend,
-            Mode, //
-        },
+        options::Mode,
+        page::Page,
         reader::{
             Env,
             Event,
             Reader,
-            Reading, //
+            Reading,
+            Standing, //
         },
         word::Word, //
     }, //
@@ -46,22 +38,17 @@ use crate::{
 use kernel::{
     cpu::CpuId,
     prelude::*,
-    sync::Arc,
-    time::NSEC_PER_SEC, //
+    sync::Arc, //
 };
 
 /// The clock, shared by all that calls into the module.
-pub(crate) struct Clock {
+pub(crate) struct Clock<B: Backend> {
     // What every reading takes.
-    page0: &'static Slot,
-    reader: Reader<AtomicWord>,
+    page0: &'static B::Page,
+    reader: Reader<AtomicWord, <B::Page as Page>::Params>,
 
-    /// The pages.
-    pub(crate) pages: Pages,
-    /// Whose clock it is.
-    pub(crate) backend: Backend,
-    /// What is read.
-    pub(crate) mode: Mode,
+    /// Whose clock it is, with its pages.
+    pub(crate) backend: B,
     /// How it is rated.
     pub(crate) rating: i32,
     /// What was counted.
@@ -80,6 +67,7 @@ pub(crate) struct Statistics {
     clamped: AtomicWord,
     stuck: AtomicWord,
     accepted: AtomicWord,
+    withdrawn: AtomicWord,
     guest_stopped: AtomicWord,
 }
 
@@ -90,6 +78,7 @@ impl Statistics {
             Event::Clamped => &self.clamped,
             Event::Stuck => &self.stuck,
             Event::Accepted => &self.accepted,
+            Event::Withdrawn => &self.withdrawn,
             Event::GuestStopped => &self.guest_stopped,
         }
     }
@@ -100,54 +89,41 @@ impl Statistics {
     }
 }
 
-impl Clock {
-    /// Makes the clock; nothing is registered yet, and it cannot be read before the pages are.
-    pub(crate) fn new(host: &Host, backend: Backend, mode: Mode, rating: i32) -> Result<Self> {
-        let pages = host.pages()?;
-        Ok(Self {
-            page0: pages.page0(),
-            reader: Reader::new(host.has_stable_bit, AtomicWord::default),
-            pages,
+impl<B: Backend> Clock<B> {
+    /// Makes the clock; it cannot be read before the pages are registered.
+    pub(crate) fn new(backend: B, rating: i32) -> Self {
+        Self {
+            page0: backend.page0(),
+            reader: Reader::new(backend.trusts_host(), AtomicWord::default),
             backend,
-            mode,
             rating,
             statistics: Statistics::default(),
             down: AtomicWord::default(),
-        })
-    }
-
-    /// Checks what the host feeds to the clock, and decides how user space reads it.
-    ///
-    /// # Errors
-    ///
-    /// `EIO`, with a log line.
-    pub(crate) fn check(&self) -> Result<VdsoClockMode> {
-        let sample = self.pages.check(rdtsc_ordered)?;
-        Ok(
-            if self.reader.trusts(&sample.params) && pvclock::vdso_allowed() {
-                VdsoClockMode::Pvclock
-            } else {
-                VdsoClockMode::None
-            },
-        )
+        }
     }
 
     /// What the clocksource is registered with.
     pub(crate) fn config(&self, vdso_clock_mode: VdsoClockMode) -> Config {
         Config {
             name: c"paraclock",
-            // The readings are kvmclock's to the last ns, so what speaks of that clock, as ptp_kvm
-            // does, speaks of this one as well.
-            id: Id::X86KvmClock,
+            id: B::ID,
             rating: self.rating,
-            frequency: NSEC_PER_SEC as u32,
+            frequency: B::COUNT_HZ,
             vdso_clock_mode,
+        }
+    }
+
+    /// What is read at the moment, as far as the readers have seen.
+    pub(crate) fn mode(&self) -> Mode {
+        match self.reader.standing() {
+            Standing::Rejected if B::SECOND_IS_REFERENCE => Mode::Msr,
+            _ => self.backend.mode(),
         }
     }
 
     /// Whether the host vouches for the TSCs of all CPUs, as far as the readers have seen.
     pub(crate) fn is_stable(&self) -> bool {
-        self.reader.is_stable()
+        self.reader.standing() == Standing::Accepted
     }
 
     /// What stands behind the fast way.
@@ -164,14 +140,45 @@ impl Clock {
     /// stack.
     #[cold]
     #[inline(never)]
-    fn read_slow_ns(&self) -> u64 {
-        self.read_slow().ns
+    fn read_slow_count(&self) -> u64 {
+        self.read_slow().count
+    }
+
+    /// What stands behind the fast way of the mode that reads the host's counter.
+    #[cold]
+    #[inline(never)]
+    fn read_counter(&self) -> Reading {
+        self.reader.read_second(self)
+    }
+
+    /// As [`Clock::read_counter`], for the reason of [`Clock::read_slow_count`].
+    #[cold]
+    #[inline(never)]
+    fn read_counter_count(&self) -> u64 {
+        self.read_counter().count
+    }
+
+    /// The clocksource's `suspend()`, however it is read.
+    fn suspend(&self) {
+        // For suspend to idle the other CPUs stay online, and so does this kernel: its memory
+        // goes to nobody else, and which CPU resumes timekeeping is not known.
+        if cpu::num_online() == 1 {
+            self.backend.suspend(&Pinned::new());
+        }
+    }
+
+    /// The clocksource's `resume()`, however it is read.
+    fn resume(&self) {
+        self.backend.resume(&Pinned::new());
+        self.reader.reset();
     }
 }
 
-impl Env for Clock {
+impl<B: Backend> Env for Clock<B> {
     type Word = AtomicWord;
-    type Page = Slot;
+    type Page = B::Page;
+
+    const SECOND_IS_REFERENCE: bool = B::SECOND_IS_REFERENCE;
 
     #[inline(always)]
     fn tsc(&self) -> u64 {
@@ -179,13 +186,13 @@ impl Env for Clock {
     }
 
     #[inline(always)]
-    fn page0(&self) -> &Slot {
+    fn page0(&self) -> &B::Page {
         self.page0
     }
 
-    fn with_own_page<R>(&self, f: impl FnOnce(Option<&Slot>) -> R) -> R {
-        let here = Pinned::new();
-        f(CpuId::from_u32(here.cpu()).and_then(|cpu| self.pages.page(cpu)))
+    #[inline(always)]
+    fn second(&self) -> Option<Reading> {
+        self.backend.second()
     }
 
     fn relax(&self) {
@@ -197,79 +204,108 @@ impl Env for Clock {
     }
 }
 
-impl Operations for Arc<Clock> {
+/// A reading as the timekeeping core takes it.
+fn snapshot(reading: Reading) -> Snapshot {
+    Snapshot {
+        cycles: reading.count,
+        hw_cycles: reading.tsc.unwrap_or(0),
+        hw_id: if reading.tsc.is_some() {
+            Id::X86Tsc
+        } else {
+            Id::Generic
+        },
+    }
+}
+
+/// Modes that read a page.
+pub(crate) struct ByPage<B: Backend>(pub(crate) Arc<Clock<B>>);
+
+impl<B: Backend> Operations for ByPage<B> {
     #[inline(always)]
     fn read(&self) -> u64 {
-        let clock: &Clock = self;
+        let clock: &Clock<B> = &self.0;
         match clock.reader.read_fast(clock) {
-            Some(sample) => sample.ns(),
-            None => clock.read_slow_ns(),
+            Some(sample) => sample.count(),
+            None => clock.read_slow_count(),
         }
     }
 
     fn read_snapshot(&self) -> Snapshot {
-        let clock: &Clock = self;
-        let reading = match clock.reader.read_fast(clock) {
+        let clock: &Clock<B> = &self.0;
+        snapshot(match clock.reader.read_fast(clock) {
             Some(sample) => Reading {
-                ns: sample.ns(),
+                count: sample.count(),
                 tsc: Some(sample.tsc),
             },
             None => clock.read_slow(),
-        };
-        Snapshot {
-            cycles: reading.ns,
-            hw_cycles: reading.tsc.unwrap_or(0),
-            hw_id: if reading.tsc.is_some() {
-                Id::X86Tsc
-            } else {
-                Id::Generic
-            },
-        }
+        })
     }
 
     fn enable(&self) -> Result {
         // Where the clock is not registered for the vDSO nothing comes of it.
-        pvclock::enable_vdso();
+        self.0.backend.enable_vdso();
         Ok(())
     }
 
     fn suspend(&self) {
-        // For suspend to idle the other CPUs stay online, and so does this kernel: its memory
-        // goes to nobody else, and which CPU resumes timekeeping is not known.
-        if cpu::num_online() == 1 {
-            self.pages.unregister(&Pinned::new());
-        }
+        self.0.suspend();
     }
 
     fn resume(&self) {
-        self.pages.resume(&Pinned::new());
-        self.reader.reset();
+        self.0.resume();
     }
 }
 
-impl cpuhp::Callbacks for Arc<Clock> {
+/// The mode that reads the host's counter.
+pub(crate) struct ByCounter<B: Backend>(pub(crate) Arc<Clock<B>>);
+
+impl<B: Backend> Operations for ByCounter<B> {
+    #[inline(always)]
+    fn read(&self) -> u64 {
+        let clock: &Clock<B> = &self.0;
+        match clock.reader.read_second_fast(clock) {
+            Some(reading) => reading.count,
+            None => clock.read_counter_count(),
+        }
+    }
+
+    fn read_snapshot(&self) -> Snapshot {
+        let clock: &Clock<B> = &self.0;
+        snapshot(clock.read_counter())
+    }
+
+    fn suspend(&self) {
+        self.0.suspend();
+    }
+
+    fn resume(&self) {
+        self.0.resume();
+    }
+}
+
+impl<B: Backend> cpuhp::Callbacks for Arc<Clock<B>> {
     fn starting(&self, _cpu: CpuId) {
         if self.down.load() == 0 {
-            self.pages.register(&Pinned::new());
+            self.backend.starting(&Pinned::new());
         }
     }
 
     fn dying(&self, _cpu: CpuId) {
-        self.pages.unregister(&Pinned::new());
+        self.backend.dying(&Pinned::new());
     }
 }
 
-impl shutdown::Handler for Arc<Clock> {
+impl<B: Backend> shutdown::Handler for Arc<Clock<B>> {
     fn shutdown(&self) {
         // No CPU is halfway up meanwhile: registered already, and not yet among those that are
         // asked. One that comes up after the lock was released sees the word: the bring-up takes
         // the same lock.
         let _guard = HotplugReadGuard::new();
         self.down.store(1);
-        cpu::on_each(|| self.pages.unregister(&Pinned::new()));
+        self.backend.shutdown();
     }
 
     fn crash(&self) {
-        self.pages.unregister(&Pinned::new());
+        self.backend.crash(&Pinned::new());
     }
 }

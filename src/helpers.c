@@ -5,6 +5,7 @@
  */
 #include <linux/cc_platform.h>
 #include <linux/cpu.h>
+#include <linux/err.h>
 #include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -18,7 +19,9 @@
 #include <asm/pvclock.h>
 /* After pvclock.h, which it relies on */
 #include <asm/kvmclock.h>
+#include <asm/mshyperv.h>
 #include <asm/tsc.h>
+#include <clocksource/hyperv_timer.h>
 
 #include "helpers.h"
 
@@ -43,6 +46,11 @@ bool paraclock_has_invariant_tsc(void)
 int paraclock_wrmsrq_safe(u32 msr, u64 value)
 {
 	return wrmsrq_safe(msr, value);
+}
+
+int paraclock_rdmsrq_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
 }
 
 int paraclock_rdmsrq_safe_on_cpu(unsigned int cpu, u32 msr, u64 *value)
@@ -128,6 +136,42 @@ bool paraclock_phys_is_ram(u64 addr)
 {
 	return page_is_ram(PHYS_PFN(addr));
 }
+
+/* NULL where the kernel has no such page. */
+struct ms_hyperv_tsc_page *paraclock_hv_get_tsc_page(void)
+{
+	return hv_get_tsc_page();
+}
+
+#ifdef CONFIG_HYPERV_TIMER
+struct ms_hyperv_tsc_page *paraclock_hv_claim_tsc_page(void)
+{
+	return hv_claim_tsc_page();
+}
+
+void paraclock_hv_release_tsc_page(void)
+{
+	hv_release_tsc_page();
+}
+
+void paraclock_hv_enable_tsc_vdso(void)
+{
+	hv_enable_tsc_vdso();
+}
+#else
+struct ms_hyperv_tsc_page *paraclock_hv_claim_tsc_page(void)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+void paraclock_hv_release_tsc_page(void)
+{
+}
+
+void paraclock_hv_enable_tsc_vdso(void)
+{
+}
+#endif
 
 /* Zeroed memory that the hypervisor may write. */
 void *paraclock_alloc_shared(size_t size)

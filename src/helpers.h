@@ -8,6 +8,7 @@
 
 #include <linux/types.h>
 
+struct ms_hyperv_tsc_page;
 struct notifier_block;
 struct pvclock_vsyscall_time_info;
 
@@ -16,6 +17,7 @@ bool paraclock_has_hypervisor(void);
 bool paraclock_has_invariant_tsc(void);
 
 int paraclock_wrmsrq_safe(u32 msr, u64 value);
+int paraclock_rdmsrq_safe(u32 msr, u64 *value);
 int paraclock_rdmsrq_safe_on_cpu(unsigned int cpu, u32 msr, u64 *value);
 
 int paraclock_register_crash_cpu_notifier(struct notifier_block *nb);
@@ -34,6 +36,11 @@ struct pvclock_vsyscall_time_info *paraclock_builtin_pvti(unsigned int cpu);
 void paraclock_set_pvti(unsigned int cpu, struct pvclock_vsyscall_time_info *pvti);
 u64 paraclock_virt_to_phys(void *addr);
 bool paraclock_phys_is_ram(u64 addr);
+
+struct ms_hyperv_tsc_page *paraclock_hv_get_tsc_page(void);
+struct ms_hyperv_tsc_page *paraclock_hv_claim_tsc_page(void);
+void paraclock_hv_release_tsc_page(void);
+void paraclock_hv_enable_tsc_vdso(void);
 
 void *paraclock_alloc_shared(size_t size);
 void paraclock_free_shared(void *addr, size_t size);

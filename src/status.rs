@@ -5,17 +5,11 @@
 use crate::{
     abstractions::{
         clocksource::VdsoClockMode,
-        cpu::HotplugReadGuard,
         debugfs::Show, //
     },
+    backend::Backend,
     clock::Clock,
-    logic::{
-        pvclock::{
-            sample,
-            Page, //
-        },
-        reader::Event, //
-    }, //
+    logic::reader::Event, //
 };
 use kernel::{
     fmt,
@@ -23,21 +17,21 @@ use kernel::{
 };
 
 /// What the file is made from.
-pub(crate) struct Status {
-    pub(crate) clock: Arc<Clock>,
+pub(crate) struct Status<B: Backend> {
+    pub(crate) clock: Arc<Clock<B>>,
     pub(crate) vdso: VdsoClockMode,
 }
 
-impl Show for Status {
-    /// One `key: value` a line, then a line for each CPU that is online.
+impl<B: Backend> Show for Status<B> {
+    /// One `key: value` a line, then what the backend says of its pages.
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clock = &self.clock;
         let count = |event| clock.statistics.get(event);
 
-        writeln!(f, "backend: {}", clock.backend.name())?;
-        writeln!(f, "mode: {}", clock.mode.name())?;
+        writeln!(f, "backend: {}", B::NAME.name())?;
+        writeln!(f, "mode: {}", clock.mode().name())?;
         writeln!(f, "vdso: {}", self.vdso.name())?;
-        writeln!(f, "page_owner: {}", clock.pages.owner())?;
+        writeln!(f, "page_owner: {}", clock.backend.owner())?;
         writeln!(
             f,
             "stable: {}",
@@ -48,33 +42,8 @@ impl Show for Status {
         writeln!(f, "retries: {}", count(Event::Retry))?;
         writeln!(f, "clamped: {}", count(Event::Clamped))?;
         writeln!(f, "stuck: {}", count(Event::Stuck))?;
+        writeln!(f, "invalid: {}", count(Event::Withdrawn))?;
         writeln!(f, "guest_stopped: {}", count(Event::GuestStopped))?;
-
-        let guard = HotplugReadGuard::new();
-        for cpu in guard.online() {
-            write!(f, "cpu{}: owner={}", cpu.as_u32(), clock.pages.owner())?;
-            let Some(page) = clock.pages.page(cpu) else {
-                writeln!(f, " none")?;
-                continue;
-            };
-            match sample(page, || 0) {
-                Some(sample) => writeln!(
-                    f,
-                    " version={} mul={} shift={} flags={:#x} gpa={:#x}",
-                    sample.version,
-                    sample.params.mul,
-                    sample.params.shift,
-                    sample.params.flags,
-                    page.gpa()
-                )?,
-                None => writeln!(
-                    f,
-                    " version={} unsettled gpa={:#x}",
-                    page.version(),
-                    page.gpa()
-                )?,
-            }
-        }
-        Ok(())
+        clock.backend.show(f)
     }
 }

@@ -47,6 +47,9 @@ pub(crate) enum VdsoClockMode {
     None = bindings::vdso_clock_mode_VDSO_CLOCKMODE_NONE as isize,
     /// From the vDSO's pvclock page.
     Pvclock = bindings::vdso_clock_mode_VDSO_CLOCKMODE_PVCLOCK as isize,
+    /// From the vDSO's reference TSC page.
+    #[cfg(CONFIG_HYPERV_TIMER)]
+    Hvclock = bindings::vdso_clock_mode_VDSO_CLOCKMODE_HVCLOCK as isize,
 }
 
 impl VdsoClockMode {
@@ -55,6 +58,8 @@ impl VdsoClockMode {
         match self {
             VdsoClockMode::None => "none",
             VdsoClockMode::Pvclock => "pvclock",
+            #[cfg(CONFIG_HYPERV_TIMER)]
+            VdsoClockMode::Hvclock => "hvclock",
         }
     }
 }
@@ -125,7 +130,9 @@ pub(crate) trait Operations: Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `clocksource` is in the core's list, and its callbacks are those of this type.
+/// `clocksource` was registered and has not been unregistered here, and its callbacks are those of
+/// this type. The administrator may have unbound it (`unbind_clocksource`), which takes it off the
+/// core's list; to unregister it then is nothing to the core.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Registration<T: Operations> {
     data: T,
@@ -247,7 +254,8 @@ impl<T: Operations> Registration<T> {
 #[pinned_drop]
 impl<T: Operations> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered.
+        // SAFETY: By the type invariant it was registered; the core passes over one that is not on
+        // its list any more.
         let unregistered =
             to_result(unsafe { bindings::clocksource_unregister(self.clocksource.get()) });
         if unregistered.is_ok() {

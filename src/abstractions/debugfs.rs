@@ -31,7 +31,7 @@ pub(crate) trait Show: Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `directory` is what `debugfs_create_dir()` returned.
+/// `directory` is what [`create`] returned.
 #[pin_data(PinnedDrop)]
 pub(crate) struct File<T: Show, M: ModuleMetadata> {
     data: T,
@@ -68,23 +68,10 @@ impl<T: Show, M: ModuleMetadata> File<T, M> {
             data,
             directory <- Opaque::ffi_init(|slot: *mut *mut bindings::dentry| {
                 // SAFETY: `data`, the field before this one, is initialised, and stays where it
-                // is, pinned, until drop has removed the file. The names are C strings. Both
-                // functions take error pointers for what debugfs could not do. `slot` is valid
-                // for a write.
+                // is, pinned, until drop has removed the file. `slot` is valid for a write.
                 unsafe {
-                    let parent = bindings::debugfs_create_dir(
-                        directory.as_char_ptr(),
-                        core::ptr::null_mut(),
-                    );
-                    bindings::debugfs_create_file_full(
-                        name.as_char_ptr(),
-                        0o444,
-                        parent,
-                        (&raw mut (*this.as_ptr()).data).cast(),
-                        core::ptr::null(),
-                        Self::OPERATIONS,
-                    );
-                    slot.write(parent);
+                    let data = (&raw mut (*this.as_ptr()).data).cast();
+                    slot.write(create(directory, name, data, Self::OPERATIONS));
                 }
             }),
             _module: core::marker::PhantomData,
@@ -105,11 +92,57 @@ impl<T: Show, M: ModuleMetadata> File<T, M> {
     unsafe extern "C" fn show(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
         // SAFETY: The private data is that which open() passed on, the `data` of a registration
         // that lives: debugfs lets no reading begin once the file is being removed, and the
-        // removal waits for those that have begun.
+        // removal waits for those that have begun. The seq_file calls with its lock held, so
+        // nobody else uses its buffer.
         let (data, seq) = unsafe { (&*(*seq).private.cast::<T>(), SeqFile::from_raw(seq)) };
         seq.call_printf(fmt!("{}", Shown(data)));
         0
     }
+}
+
+/// Creates a directory and a file in it, as far as debugfs can, and returns the directory.
+///
+/// # Safety
+///
+/// `data` has to be what the operations take for the file's private data, until the directory was
+/// removed. They are static, and their owner is the module that they are part of: an open file
+/// holds it.
+#[cfg(CONFIG_DEBUG_FS)]
+unsafe fn create(
+    directory: &'static CStr,
+    name: &'static CStr,
+    data: *mut c_void,
+    operations: &'static bindings::file_operations,
+) -> *mut bindings::dentry {
+    // SAFETY: The names are C strings; both functions take error pointers for what debugfs could
+    // not do; the rest by the function's requirements.
+    unsafe {
+        let parent = bindings::debugfs_create_dir(directory.as_char_ptr(), core::ptr::null_mut());
+        bindings::debugfs_create_file_full(
+            name.as_char_ptr(),
+            0o444,
+            parent,
+            data,
+            core::ptr::null(),
+            operations,
+        );
+        parent
+    }
+}
+
+/// Without debugfs there is nothing to create.
+///
+/// # Safety
+///
+/// None.
+#[cfg(not(CONFIG_DEBUG_FS))]
+unsafe fn create(
+    _directory: &'static CStr,
+    _name: &'static CStr,
+    _data: *mut c_void,
+    _operations: &'static bindings::file_operations,
+) -> *mut bindings::dentry {
+    core::ptr::null_mut()
 }
 
 /// Lends [`Show`] to the formatting macros.
@@ -124,8 +157,11 @@ impl<T: Show> fmt::Display for Shown<'_, T> {
 #[pinned_drop]
 impl<T: Show, M: ModuleMetadata> PinnedDrop for File<T, M> {
     fn drop(self: Pin<&mut Self>) {
+        #[cfg(CONFIG_DEBUG_FS)]
         // SAFETY: By the type invariant; the function passes over error pointers, removes the file
         // with the directory, and returns after the last reading has ended.
-        unsafe { bindings::debugfs_remove(*self.directory.get()) };
+        unsafe {
+            bindings::debugfs_remove(*self.directory.get());
+        }
     }
 }

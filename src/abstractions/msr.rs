@@ -14,6 +14,14 @@ use kernel::{
     prelude::*, //
 };
 
+/// Numbers of Hyper-V's synthetic MSRs: TLFS, "Synthetic MSRs"; `include/hyperv/hvgdk_mini.h`.
+pub(crate) mod hyperv {
+    /// `HV_X64_MSR_TIME_REF_COUNT`: the partition's reference time, in 100 ns.
+    pub(crate) const TIME_REF_COUNT: u32 = 0x4000_0020;
+    /// `HV_X64_MSR_REFERENCE_TSC`: the address of the reference TSC page.
+    pub(crate) const REFERENCE_TSC: u32 = 0x4000_0021;
+}
+
 /// Reads an MSR of the given CPU, by an IPI where that is another one.
 ///
 /// Context: may sleep, interrupts enabled; the caller keeps the CPU online.
@@ -29,15 +37,67 @@ pub(crate) fn read_on(cpu: CpuId, msr: u32) -> Result<u64> {
     Ok(value)
 }
 
+/// Reads an MSR of the CPU on which the caller runs, and of any where it is the partition's.
+///
+/// Context: any, NMIs included.
+///
+/// # Errors
+///
+/// `EIO` where the read faults: there is no such MSR.
+pub(crate) fn read(msr: u32) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: A read that faults is caught and reported; `value` is valid for a write.
+    match unsafe { bindings::paraclock_rdmsrq_safe(msr, &mut value) } {
+        0 => Ok(value),
+        _ => Err(EIO),
+    }
+}
+
+/// Reads the partition's reference time, in 100 ns; `None` where the read faults.
+///
+/// As [`read`], without the call of a C helper, since it is on the path of each reading where the
+/// clock reads the counter.
+///
+/// Context: any, NMIs included, on any CPU.
+#[inline(always)]
+pub(crate) fn read_time_ref_count() -> Option<u64> {
+    let low: u32;
+    let high: u32;
+
+    // SAFETY: Where the MSR is not there, or not granted, the instruction faults, and by its entry
+    // in the exception table execution goes on behind it, with the registers as they were.
+    // Reading it has no effect. No memory is accessed and no flags are changed; the default options
+    // keep it in place among accesses to memory.
+    unsafe {
+        core::arch::asm!(
+            include!(concat!(
+                env!("PARACLOCK_OBJ"),
+                "/src/abstractions/generated_rdmsr.rs"
+            )),
+            in("ecx") hyperv::TIME_REF_COUNT,
+            lateout("eax") low,
+            // Stays, where it faults: a count of 2^63 is 29,000 years away.
+            inout("edx") u32::MAX => high,
+            options(att_syntax, nostack, preserves_flags),
+        )
+    };
+
+    let count = u64::from(high) << 32 | u64::from(low);
+    (count as i64 >= 0).then_some(count)
+}
+
 /// An MSR whose value is the guest-physical address of memory that the hypervisor writes to, with
 /// bit 0 to enable it.
 ///
 /// # Invariants
 ///
-/// The MSR of this number is of that kind: 0 disables it, and no other value of it does anything
-/// but name an address.
+/// The MSR of this number is of that kind: with bit 0 clear it is disabled, and no value of it does
+/// anything but name an address. The bits of `preserved` are to be written as they are read.
 #[derive(Clone, Copy)]
-pub(crate) struct AddressMsr(u32);
+pub(crate) struct AddressMsr {
+    number: u32,
+    preserved: u64,
+}
 
 /// The bit that enables an [`AddressMsr`].
 pub(crate) const ENABLE: u64 = 1;
@@ -46,12 +106,46 @@ impl AddressMsr {
     /// The MSR that names a vCPU's pvclock page to KVM.
     pub(crate) const fn kvm_system_time(msr: SystemTimeMsr) -> Self {
         // INVARIANT: By Documentation/virt/kvm/x86/msr.rst, for both numbers.
-        Self(msr.number())
+        Self {
+            number: msr.number(),
+            preserved: 0,
+        }
+    }
+
+    /// The MSR that names the partition's reference TSC page to Hyper-V
+    /// (`HV_X64_MSR_REFERENCE_TSC`): it is the same one on every CPU.
+    pub(crate) const fn hyperv_reference_tsc() -> Self {
+        // INVARIANT: By the TLFS, "Reference Time Stamp Counter (TSC) Page MSR".
+        Self {
+            number: hyperv::REFERENCE_TSC,
+            preserved: 0xffe,
+        }
     }
 
     /// The MSR's number.
     pub(crate) const fn number(self) -> u32 {
-        self.0
+        self.number
+    }
+
+    /// The address in a value of the MSR.
+    pub(crate) const fn address(self, value: u64) -> u64 {
+        value & !ENABLE & !self.preserved
+    }
+
+    /// Writes an address and the enable bit, with what is to be preserved.
+    ///
+    /// # Safety
+    ///
+    /// Where the bit is set, as for [`AddressMsr::enable`].
+    unsafe fn write(self, value: u64) -> Result {
+        let preserved = match self.preserved {
+            0 => 0,
+            mask => read(self.number)? & mask,
+        };
+        // SAFETY: By the type invariant the MSR takes an address, and by the function's
+        // requirements the hypervisor may write there. A write that faults is caught and reported.
+        to_result(unsafe { bindings::paraclock_wrmsrq_safe(self.number, value | preserved) })
+            .map_err(|_| EIO)
     }
 
     /// Makes the hypervisor write to the memory at `gpa`, for the CPU on which the caller runs.
@@ -67,9 +161,8 @@ impl AddressMsr {
     ///
     /// `EIO` where the write faults.
     pub(crate) unsafe fn enable(self, gpa: u64) -> Result {
-        // SAFETY: By the type invariant the MSR takes an address; by the function's requirements the
-        // hypervisor may write there. A write that faults is caught and reported.
-        to_result(unsafe { bindings::paraclock_wrmsrq_safe(self.0, gpa | ENABLE) }).map_err(|_| EIO)
+        // SAFETY: By the function's requirements.
+        unsafe { self.write(gpa | ENABLE) }
     }
 
     /// Makes the hypervisor stop writing, for the CPU on which the caller runs.
@@ -80,7 +173,7 @@ impl AddressMsr {
     ///
     /// `EIO` where the write faults.
     pub(crate) fn disable(self) -> Result {
-        // SAFETY: By the type invariant, 0 disables. A write that faults is caught and reported.
-        to_result(unsafe { bindings::paraclock_wrmsrq_safe(self.0, 0) }).map_err(|_| EIO)
+        // SAFETY: The bit is clear.
+        unsafe { self.write(0) }
     }
 }

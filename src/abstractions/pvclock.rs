@@ -13,14 +13,24 @@ use super::{
         on_each,
         Pinned, //
     },
-    msr::AddressMsr, //
+    msr::AddressMsr,
+    page::{
+        self,
+        read_once, //
+    }, //
 };
 use crate::{
     bindings,
-    logic::pvclock::{
-        Page,
-        Params,
-        VcpuTimeInfo, //
+    logic::{
+        page::{
+            Page,
+            Version, //
+        },
+        pvclock::{
+            judge,
+            Params,
+            VcpuTimeInfo, //
+        }, //
     },
 };
 use core::{
@@ -56,30 +66,26 @@ const _: () = {
     assert!(size_of::<VcpuTimeInfo>() == size_of::<bindings::pvclock_vcpu_time_info>());
 };
 
-/// Reads a field of a slot as `READ_ONCE()` does.
-macro_rules! read_once {
-    ($slot:expr, $field:ident) => {
-        // SAFETY: The slot is live, so the field is valid for a load; it is aligned by the layout
-        // of `VcpuTimeInfo`. The load is volatile and of a machine word: racing with a store of
-        // the hypervisor it returns a value that was there before or is after it.
-        unsafe { (&raw const (*$slot.0.get()).$field).read_volatile() }
-    };
-}
-
 impl Slot {
     /// The slot's guest-physical address.
     ///
     /// Context: any; walks the page table.
     pub(crate) fn gpa(&self) -> u64 {
-        // SAFETY: The address is mapped, as that of a live object.
-        unsafe { bindings::paraclock_virt_to_phys(self.0.get().cast()) }
+        page::gpa(self)
     }
 }
 
 impl Page for Slot {
+    type Params = Params;
+
     #[inline(always)]
     fn version(&self) -> u32 {
         read_once!(self, version)
+    }
+
+    #[inline(always)]
+    fn judge(version: u32) -> Version {
+        judge(version)
     }
 
     #[inline(always)]
@@ -95,10 +101,7 @@ impl Page for Slot {
 
     #[inline(always)]
     fn rmb(&self) {
-        // virt_rmb(): x86 does not reorder loads, so that the compiler does not either is enough.
-        //
-        // SAFETY: There is no instruction in it.
-        unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
+        page::rmb();
     }
 }
 
@@ -106,7 +109,9 @@ impl Page for Slot {
 ///
 /// For a CPU that has never been up, that may be CPU 0's.
 pub(crate) fn builtin(cpu: CpuId) -> Option<&'static Slot> {
-    // SAFETY: The CPU number is below nr_cpu_ids, so there is such a per-CPU variable.
+    // SAFETY: The CPU number is below nr_cpu_ids, and x86 numbers the possible CPUs without a gap
+    // (`topology_init_possible_cpus()` in `arch/x86/kernel/cpu/topology.c`), so there is such a
+    // per-CPU variable.
     let slot = NonNull::new(unsafe { bindings::paraclock_builtin_pvti(cpu.as_u32()) })?;
     // SAFETY: Where the built-in driver is at work, which the function has asked, it has pointed
     // the variable to memory that is never freed, and OwnSlots keeps out: the claim of its page
@@ -125,12 +130,6 @@ pub(crate) fn restore_builtin(msr: AddressMsr, here: &Pinned) -> Result {
     // SAFETY: The slot is of the size that the MSR stands for, Rust code only reads it, by volatile
     // loads, and the built-in driver never frees it.
     unsafe { msr.enable(slot.gpa()) }
-}
-
-/// Whether the page at a guest-physical address is RAM, as far as the firmware's map goes.
-pub(crate) fn is_ram(gpa: u64) -> bool {
-    // SAFETY: The function looks the address up in tables; any address will do.
-    unsafe { bindings::paraclock_phys_is_ram(gpa) }
 }
 
 /// Whether the administrator lets user space read pvclock pages (`no-kvmclock-vsyscall`).

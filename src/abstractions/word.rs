@@ -5,9 +5,7 @@
 use crate::logic::word::Word;
 use kernel::sync::{
     atomic::{
-        Acquire,
         Atomic,
-        Full,
         Relaxed,
         Release, //
     },
@@ -44,9 +42,15 @@ impl Word for AtomicWord {
         unsafe { self.0.as_ptr().read_volatile() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_acquire(&self) -> u64 {
-        self.0.load(Acquire)
+        // As `load(Acquire)`, without the call of a C helper, as above. x86 keeps a load in front
+        // of every access that follows it in program order, so the compiler has to be told alone
+        // (`smp_load_acquire()` in `arch/x86/include/asm/barrier.h`).
+        let value = self.load();
+        // SAFETY: There is no instruction in it.
+        unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
+        value
     }
 
     #[inline]
@@ -59,9 +63,29 @@ impl Word for AtomicWord {
         self.0.store(value, Release);
     }
 
-    #[inline]
+    #[inline(always)]
     fn compare_exchange(&self, old: u64, new: u64) -> core::result::Result<(), u64> {
-        self.0.cmpxchg(old, new, Full).map(|_| ())
+        let mut seen = old;
+        // As `cmpxchg(old, new, Full)`, without the call of a C helper: the clamp is on the path
+        // of each reading where the host's counter is read.
+        //
+        // SAFETY: The pointer is that of a live atomic, aligned to its size. A locked instruction
+        // is atomic against every access to it, and orders all accesses before it with all
+        // after it; that memory is written the compiler learns from the missing `nomem`.
+        unsafe {
+            core::arch::asm!(
+                "lock cmpxchgq {new}, ({word})",
+                new = in(reg) new,
+                word = in(reg) self.0.as_ptr(),
+                inout("rax") seen,
+                options(att_syntax, nostack),
+            )
+        };
+        if seen == old {
+            Ok(())
+        } else {
+            Err(seen)
+        }
     }
 
     #[inline]

@@ -2,9 +2,19 @@
 
 //! KVM's clock: whether it is there, and whose pages it is fed through.
 
+use super::{
+    named,
+    Backend,
+    Named, //
+};
 use crate::{
     abstractions::{
+        clocksource::{
+            Id,
+            VdsoClockMode, //
+        },
         cpu::{
+            on_each,
             HotplugReadGuard,
             Pinned, //
         },
@@ -15,28 +25,31 @@ use crate::{
         pvclock::{
             OwnSlots,
             Slot, //
-        }, //
+        },
+        tsc::rdtsc_ordered, //
     },
     logic::{
         cpuid::Kvm,
-        pvclock::{
+        options,
+        page::{
+            examine,
             sample,
-            Invalid,
             Page,
-            Sample, //
+            Params, //
         },
-        reader::SETTLE_TRIES, //
+        reader::{
+            read_own,
+            Reading,
+            SETTLE_TRIES, //
+        }, //
     }, //
 };
 use kernel::{
     cpu::CpuId,
-    prelude::*, //
+    fmt,
+    prelude::*,
+    time::NSEC_PER_SEC, //
 };
-
-/// The end of the memory that the firmware keeps to itself: the kernel never uses the first MiB
-/// (`reserve_real_mode()` in `arch/x86/realmode/init.c`), so what the host writes there harms
-/// nobody.
-const FIRMWARE_END: u64 = 1 << 20;
 
 /// KVM's clock as the host offers it.
 pub(crate) struct Host {
@@ -45,30 +58,33 @@ pub(crate) struct Host {
     msr: AddressMsr,
 }
 
-impl Host {
-    /// Finds KVM's clock.
-    ///
-    /// # Errors
-    ///
-    /// `ENODEV`, with a log line that says what is missing.
-    pub(crate) fn find() -> Result<Self> {
-        if !cpuid::has_hypervisor() {
-            pr_err!("no KVM clock: this machine is not a guest (CPUID has no hypervisor bit)\n");
-            return Err(ENODEV);
+/// Why KVM's clock is not there.
+pub(crate) enum Absent {
+    /// KVM is not.
+    NoSignature,
+    /// KVM is, and does not offer it.
+    NoClock(Kvm),
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Absent::NoSignature => f.write_str("the host has no KVM signature in its CPUID leaves"),
+            Absent::NoClock(kvm) => write!(
+                f,
+                "KVM at leaf {:#x} does not offer it (features {:#x}); \
+                 the host's CPU model needs +kvmclock",
+                kvm.base, kvm.features
+            ),
         }
-        let Some(kvm) = Kvm::find(cpuid::cpuid) else {
-            pr_err!("no KVM clock: the host has no KVM signature in its CPUID leaves\n");
-            return Err(ENODEV);
-        };
-        let Some(msr) = kvm.system_time_msr() else {
-            pr_err!(
-                "no KVM clock: KVM at leaf {:#x} does not offer it (features {:#x}); \
-                 the host's CPU model needs +kvmclock\n",
-                kvm.base,
-                kvm.features
-            );
-            return Err(ENODEV);
-        };
+    }
+}
+
+impl Host {
+    /// Finds KVM's clock. Only on a machine that is a guest.
+    pub(super) fn find() -> Result<Self, Absent> {
+        let kvm = Kvm::find(cpuid::cpuid).ok_or(Absent::NoSignature)?;
+        let msr = kvm.system_time_msr().ok_or(Absent::NoClock(kvm))?;
         Ok(Self {
             has_stable_bit: kvm.has_stable_bit(),
             msr: AddressMsr::kvm_system_time(msr),
@@ -104,45 +120,23 @@ impl Host {
         let value = msr::read_on(cpu, number).inspect_err(|_| {
             pr_err!("MSR {:#x} of CPU {} cannot be read\n", number, cpu.as_u32());
         })?;
-        if value & msr::ENABLE == 0 {
-            return Ok(false);
-        }
-        let gpa = value & !msr::ENABLE;
-        if pvclock::builtin(cpu).is_some_and(|slot| slot.gpa() == gpa) {
-            return Ok(true);
-        }
-        if gpa < FIRMWARE_END {
-            // SeaBIOS reads the clock as well, and leaves its page on the boot CPU registered.
-            pr_info!(
-                "replacing the page at {:#x} that the firmware left registered on CPU {}\n",
-                gpa,
-                cpu.as_u32()
-            );
-            return Ok(false);
-        }
-        pr_err!(
-            "MSR {:#x} of CPU {} names a page at {:#x} {}; left behind by an earlier kernel? \
-             A reboot without kexec clears it\n",
-            number,
-            cpu.as_u32(),
-            gpa,
-            if pvclock::is_ram(gpa) {
-                "that this kernel did not register"
-            } else {
-                "that is not RAM"
-            }
-        );
-        Err(EIO)
+        let builtin = pvclock::builtin(cpu).map(Slot::gpa);
+        let place = fmt!(" of CPU {}", cpu.as_u32());
+        Ok(matches!(
+            named(self.msr, value, builtin, place)?,
+            Named::Builtins
+        ))
     }
 
     /// Adopts the pages of the built-in kvm-clock where it feeds the CPUs; else allocates.
     ///
-    /// Pages of our own are not registered yet.
+    /// Pages of our own are registered by [`Backend::starting`].
     ///
     /// # Errors
     ///
     /// `EIO` as above; those of [`OwnSlots::new`].
-    pub(crate) fn pages(&self) -> Result<Pages> {
+    pub(crate) fn adopt_or_allocate(&self) -> Result<Clock> {
+        let has_stable_bit = self.has_stable_bit;
         if !self.is_fed_by_builtin()? {
             let slots = OwnSlots::new(self.msr).inspect_err(|error| {
                 let reason = if *error == EBUSY {
@@ -152,20 +146,26 @@ impl Host {
                 };
                 pr_err!("no pages for the host to write: {}\n", reason);
             })?;
-            return Ok(Pages::Own(slots));
+            return Ok(Clock {
+                has_stable_bit,
+                pages: Pages::Own(slots),
+            });
         }
         // All CPUs are fed, and the boot CPU is always online.
         let boot = CpuId::from_u32(0).ok_or(EIO)?;
         let page0 = pvclock::builtin(boot).ok_or(EIO)?;
-        Ok(Pages::Adopted {
-            page0,
-            msr: self.msr,
+        Ok(Clock {
+            has_stable_bit,
+            pages: Pages::Adopted {
+                page0,
+                msr: self.msr,
+            },
         })
     }
 }
 
 /// The pages through which KVM feeds the clock, one per vCPU.
-pub(crate) enum Pages {
+enum Pages {
     /// The built-in kvm-clock's, which registers them on each CPU, and withdraws them.
     Adopted {
         /// CPU 0's.
@@ -177,78 +177,116 @@ pub(crate) enum Pages {
     Own(OwnSlots),
 }
 
-impl Pages {
-    /// Whose pages they are, for messages and the status file.
-    pub(crate) fn owner(&self) -> &'static str {
-        match self {
-            Pages::Adopted { .. } => "adopted",
-            Pages::Own(_) => "own",
-        }
-    }
+/// KVM's clock.
+pub(crate) struct Clock {
+    has_stable_bit: bool,
+    pages: Pages,
+}
 
-    /// CPU 0's page.
-    pub(crate) fn page0(&self) -> &'static Slot {
-        match self {
-            Pages::Adopted { page0, .. } => page0,
-            Pages::Own(slots) => slots.page0(),
-        }
-    }
-
+impl Clock {
     /// The page of the given CPU, where it is registered.
-    pub(crate) fn page(&self, cpu: CpuId) -> Option<&Slot> {
-        match self {
+    fn page(&self, cpu: CpuId) -> Option<&Slot> {
+        match &self.pages {
             Pages::Adopted { .. } => pvclock::builtin(cpu),
             Pages::Own(slots) => slots.registered(cpu.as_u32()),
         }
     }
 
-    /// Registers the page of the CPU on which the caller runs, where that is our duty.
-    pub(crate) fn register(&self, here: &Pinned) {
-        if let Pages::Own(slots) = self {
+    fn unregister(&self, here: &Pinned) {
+        if let Pages::Own(slots) = &self.pages {
+            slots.unregister(here);
+        }
+    }
+}
+
+/// What is said where the host does not take a page.
+fn refused(here: &Pinned) {
+    pr_err!("the host refuses the page of CPU {}\n", here.cpu());
+}
+
+impl Backend for Clock {
+    type Page = Slot;
+
+    const NAME: options::Backend = options::Backend::Kvm;
+    // The readings are kvmclock's to the last ns, so what speaks of that clock, as ptp_kvm does,
+    // speaks of this one as well.
+    const ID: Id = Id::X86KvmClock;
+    const COUNT_HZ: u32 = NSEC_PER_SEC as u32;
+    const SECOND_IS_REFERENCE: bool = false;
+
+    fn page0(&self) -> &'static Slot {
+        match &self.pages {
+            Pages::Adopted { page0, .. } => page0,
+            Pages::Own(slots) => slots.page0(),
+        }
+    }
+
+    fn second(&self) -> Option<Reading> {
+        let here = Pinned::new();
+        read_own(self.page(CpuId::from_u32(here.cpu())?)?, rdtsc_ordered)
+    }
+
+    fn trusts_host(&self) -> bool {
+        self.has_stable_bit
+    }
+
+    fn owner(&self) -> &'static str {
+        match &self.pages {
+            Pages::Adopted { .. } => "adopted",
+            Pages::Own(_) => "own",
+        }
+    }
+
+    fn mode(&self) -> options::Mode {
+        options::Mode::Page
+    }
+
+    fn starting(&self, here: &Pinned) {
+        if let Pages::Own(slots) = &self.pages {
             if slots.register(here).is_err() {
-                pr_err!("the host refuses the page of CPU {}\n", here.cpu());
+                refused(here);
             }
         }
     }
 
-    /// Registers the page of the CPU on which the caller runs after a suspend.
-    ///
+    fn dying(&self, here: &Pinned) {
+        self.unregister(here);
+    }
+
+    fn suspend(&self, here: &Pinned) {
+        self.unregister(here);
+    }
+
     /// The built-in driver does that for its own pages, but not after every kind of suspend
     /// (`pm_test` ends before the processor's state is restored).
-    pub(crate) fn resume(&self, here: &Pinned) {
-        let resumed = match self {
+    fn resume(&self, here: &Pinned) {
+        let resumed = match &self.pages {
             Pages::Adopted { msr, .. } => pvclock::restore_builtin(*msr, here),
             Pages::Own(slots) => slots.register(here),
         };
         if resumed.is_err() {
-            pr_err!("the host refuses the page of CPU {}\n", here.cpu());
+            refused(here);
         }
     }
 
-    /// Withdraws the page of the CPU on which the caller runs, where that is our duty.
-    ///
-    /// Context: any, NMIs included.
-    pub(crate) fn unregister(&self, here: &Pinned) {
-        if let Pages::Own(slots) = self {
-            slots.unregister(here);
-        }
+    fn shutdown(&self) {
+        on_each(|| self.unregister(&Pinned::new()));
     }
 
-    /// Checks that the host feeds every CPU with something that can be a clock, and returns a
-    /// sample of CPU 0's page.
-    ///
-    /// # Errors
-    ///
-    /// `EIO`, with a log line that says which page, and what is wrong with it.
-    pub(crate) fn check(&self, tsc: impl Fn() -> u64) -> Result<Sample> {
+    fn crash(&self, here: &Pinned) {
+        self.unregister(here);
+    }
+
+    /// Every CPU has to be fed with something that can be a clock.
+    fn check(&self) -> Result<VdsoClockMode> {
         let guard = HotplugReadGuard::new();
-        let mut first = None;
+        let mut stable = None;
         for cpu in guard.online() {
             let Some(page) = self.page(cpu) else {
                 pr_err!("CPU {} has no page\n", cpu.as_u32());
                 return Err(EIO);
             };
-            let sample = check(page, &tsc).map_err(|invalid| {
+            let sample = examine(page, SETTLE_TRIES, rdtsc_ordered).map_err(|invalid| {
                 pr_err!(
                     "the page of CPU {} at {:#x} is not a clock's: {}; this is the host's fault\n",
                     cpu.as_u32(),
@@ -257,19 +295,50 @@ impl Pages {
                 );
                 EIO
             })?;
-            first.get_or_insert(sample);
+            // That of the first, CPU 0.
+            stable.get_or_insert(sample.params.is_stable());
         }
-        first.ok_or(EIO)
+        let stable = stable.ok_or(EIO)?;
+        Ok(
+            if self.has_stable_bit && stable && pvclock::vdso_allowed() {
+                VdsoClockMode::Pvclock
+            } else {
+                VdsoClockMode::None
+            },
+        )
     }
-}
 
-fn check<P: Page>(page: &P, tsc: impl Fn() -> u64) -> core::result::Result<Sample, Invalid> {
-    let sample = (0..SETTLE_TRIES)
-        .find_map(|_| sample(page, &tsc))
-        .ok_or(Invalid::Unsettled)?;
-    if sample.version == 0 {
-        return Err(Invalid::NeverWritten);
+    fn enable_vdso(&self) {
+        pvclock::enable_vdso();
     }
-    sample.params.validate()?;
-    Ok(sample)
+
+    /// A line for each CPU that is online.
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guard = HotplugReadGuard::new();
+        for cpu in guard.online() {
+            write!(f, "cpu{}: owner={}", cpu.as_u32(), self.owner())?;
+            let Some(page) = self.page(cpu) else {
+                writeln!(f, " none")?;
+                continue;
+            };
+            match sample(page, || 0) {
+                Ok(sample) => writeln!(
+                    f,
+                    " version={} mul={} shift={} flags={:#x} gpa={:#x}",
+                    sample.version,
+                    sample.params.mul,
+                    sample.params.shift,
+                    sample.params.flags,
+                    page.gpa()
+                )?,
+                Err(_) => writeln!(
+                    f,
+                    " version={} unsettled gpa={:#x}",
+                    page.version(),
+                    page.gpa()
+                )?,
+            }
+        }
+        Ok(())
+    }
 }

@@ -7,6 +7,8 @@
 #include <linux/clocksource.h>
 #include <linux/notifier.h>
 #include <linux/reboot.h>
+#include <asm/mshyperv.h>
 #include <asm/pvclock.h>
+#include <clocksource/hyperv_timer.h>
 
 #include "../helpers.h"

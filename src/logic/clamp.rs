@@ -3,12 +3,13 @@
 //! The monotonic clamp shared by all CPUs.
 //!
 //! While `PVCLOCK_TSC_STABLE_BIT` is clear the pages of two vCPUs may disagree by a little, and a
-//! reader that moves between them would see time go back. The clamp remembers the latest time that
-//! anybody was given, and no reader is given an earlier one.
+//! reader that moves between them would see time go back; likewise one that moves between the
+//! reference TSC page and the reference counter. The clamp remembers the latest count of the clock
+//! that anybody was given, and no reader is given an earlier one.
 
 use super::word::Word;
 
-/// The latest time given to any reader, in ns; only ever rises, but for [`Clamp::reset`].
+/// The latest count given to any reader; only ever rises, but for [`Clamp::reset`].
 ///
 /// All methods may be called in any context, NMIs included: there is no lock to be held. A call
 /// ends after finitely many steps, because a failed exchange means that another CPU raised the
@@ -27,12 +28,12 @@ pub struct Clamp<W> {
     last: W,
 }
 
-/// A time as it left the clamp.
+/// A count as it left the clamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clamped {
-    /// Time in ns, never less than anybody was given before.
-    pub ns: u64,
-    /// Whether the time was held back, that is, the reader's own time was earlier.
+    /// Never less than anybody was given before.
+    pub count: u64,
+    /// Whether the clock was held back, that is, the reader's own count was less.
     pub held: bool,
 }
 
@@ -42,26 +43,34 @@ impl<W: Word> Clamp<W> {
         Self { last }
     }
 
-    /// Returns `ns`, or the latest time given to anybody where that is later; remembers it.
+    /// Returns `count`, or the latest one given to anybody where that is greater; remembers it.
     #[inline]
-    pub fn raise(&self, ns: u64) -> Clamped {
+    pub fn raise(&self, count: u64) -> Clamped {
         let mut last = self.last.load_acquire();
         loop {
-            if ns <= last {
+            if count <= last {
                 return Clamped {
-                    ns: last,
-                    held: ns < last,
+                    count: last,
+                    held: count < last,
                 };
             }
-            match self.last.compare_exchange(last, ns) {
-                Ok(()) => return Clamped { ns, held: false },
+            match self.last.compare_exchange(last, count) {
+                Ok(()) => return Clamped { count, held: false },
                 // An exchange that fails orders nothing.
                 Err(_) => last = self.last.load_acquire(),
             }
         }
     }
 
-    /// Returns the latest time given to anybody through the clamp, in ns; 0 if none was.
+    /// Remembers `count` if that is to be had at the first try: it is greater than all that were
+    /// given, and nobody else is at it. What [`Clamp::raise`] does, where that has nothing to decide.
+    #[inline(always)]
+    pub fn try_raise(&self, count: u64) -> bool {
+        let last = self.last.load_acquire();
+        count > last && self.last.compare_exchange(last, count).is_ok()
+    }
+
+    /// Returns the latest count given to anybody through the clamp; 0 if none was.
     #[inline]
     pub fn last(&self) -> u64 {
         self.last.load_acquire()

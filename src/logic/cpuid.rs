@@ -95,3 +95,65 @@ impl Kvm {
         self.features & KVM_FEATURE_CLOCKSOURCE_STABLE_BIT != 0
     }
 }
+
+/// The signature of Hyper-V, and of every host that offers its interface.
+pub const HYPERV_SIGNATURE: [u8; 12] = *b"Microsoft Hv";
+
+/// What the leaf behind the signature says where the interface is the TLFS's: "Hv#1".
+pub const HYPERV_INTERFACE: u32 = u32::from_le_bytes(*b"Hv#1");
+
+/// The number of leaves that an interface of this kind has at least, behind its first.
+const HYPERV_LEAVES: u32 = 5;
+
+/// Hyper-V's interface, as far as its clock goes.
+///
+/// Source: TLFS, "Feature and Interface Discovery"; `include/hyperv/hvgdk_mini.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hyperv {
+    /// The leaf at which the interface stands.
+    pub base: u32,
+    /// The privileges of this partition: EAX of leaf 3 (`HV_PARTITION_PRIVILEGE_MASK`).
+    pub privileges: u32,
+    /// Further features: EDX of leaf 3.
+    pub features: u32,
+}
+
+impl Hyperv {
+    /// `AccessPartitionReferenceCounter`: the reference counter may be read.
+    pub const REFERENCE_COUNTER: u32 = 1 << 1;
+    /// `AccessPartitionReferenceTsc`: the reference TSC page may be enabled.
+    pub const REFERENCE_TSC: u32 = 1 << 9;
+    /// `AccessFrequencyRegs`: the frequency MSRs may be read.
+    pub const FREQUENCY_MSRS: u32 = 1 << 11;
+    /// `AccessReenlightenmentControls`: the guest may ask for notifications.
+    pub const REENLIGHTENMENT: u32 = 1 << 13;
+    /// `AccessTscInvariantControls`: the TSC keeps its frequency across migrations.
+    pub const TSC_INVARIANT: u32 = 1 << 15;
+    /// In the features: the frequency MSRs are there.
+    pub const FEATURE_FREQUENCY_MSRS: u32 = 1 << 8;
+
+    /// Finds Hyper-V's interface.
+    pub fn find(cpuid: impl Fn(u32) -> Registers) -> Option<Self> {
+        let base = find(&cpuid, &HYPERV_SIGNATURE)?;
+        let [last, ..] = cpuid(base);
+        if last < base + HYPERV_LEAVES || cpuid(base + 1)[0] != HYPERV_INTERFACE {
+            return None;
+        }
+        let [privileges, _, _, features] = cpuid(base + 3);
+        Some(Self {
+            base,
+            privileges,
+            features,
+        })
+    }
+
+    /// Whether the partition has a privilege.
+    pub const fn has(&self, privilege: u32) -> bool {
+        self.privileges & privilege != 0
+    }
+
+    /// Whether the frequency MSRs may be read.
+    pub const fn has_frequency_msrs(&self) -> bool {
+        self.has(Self::FREQUENCY_MSRS) && self.features & Self::FEATURE_FREQUENCY_MSRS != 0
+    }
+}

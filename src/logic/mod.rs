@@ -9,7 +9,9 @@
 pub mod clamp;
 pub mod cpuid;
 pub mod options;
+pub mod page;
 pub mod pvclock;
 pub mod reader;
+pub mod reference_tsc;
 pub mod snapshot;
 pub mod word;

@@ -61,10 +61,12 @@ named! {
 }
 
 named! {
-    /// What the clock reads at the moment.
+    /// What the clock reads.
     Mode {
         /// The page that the host rewrites, scaled by the TSC.
         Page = "page",
+        /// The host's counter, by an MSR.
+        Msr = "msr",
     }
 }
 
@@ -73,49 +75,140 @@ named! {
     Backend {
         /// KVM's.
         Kvm = "kvm",
+        /// Hyper-V's.
+        Hyperv = "hyperv",
     }
 }
 
-/// Why a combination of parameters cannot be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsupported {
-    /// This backend is not built in.
-    Backend(BackendOption),
-    /// The backend has no such mode.
-    Mode(Backend, ModeOption),
+/// What a host offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// KVM's clock.
+    pub kvm: bool,
+    /// KVM's clock, and the host maintains `PVCLOCK_TSC_STABLE_BIT`.
+    pub kvm_stable: bool,
+    /// Hyper-V's reference TSC page.
+    pub hyperv_page: bool,
+    /// Hyper-V's reference counter.
+    pub hyperv_counter: bool,
 }
 
-/// Resolves what was asked for.
+/// Why what was asked for cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The driver has no such mode, or not with this backend.
+    Unsupported,
+    /// The host does not offer it.
+    NotOffered,
+}
+
+/// Everything that can be read, the best first: the rule for a host that offers two interfaces.
+///
+/// KVM's own interface goes before the one that KVM imitates. Neither page can be more right than
+/// the other, since KVM computes both from the same parameters. But where the host's TSCs fall
+/// apart, kvmclock goes on with a page per vCPU, while the reference TSC page is withdrawn and each
+/// reading of the counter leaves the guest; Linux has chosen KVM as well there, so that
+/// kvmclock's pages are registered already; and only they tell that the guest was stopped. What
+/// speaks for the other page, that it is read in a few instructions less, is less.
+///
+/// Without the stable bit kvmclock is the worse one: the vDSO cannot read it at all.
+const CHOICES: [Choice; 4] = [
+    Choice {
+        backend: Backend::Kvm,
+        mode: Mode::Page,
+        is_offered: |offer| offer.kvm && offer.kvm_stable,
+    },
+    Choice {
+        backend: Backend::Hyperv,
+        mode: Mode::Page,
+        is_offered: |offer| offer.hyperv_page,
+    },
+    Choice {
+        backend: Backend::Kvm,
+        mode: Mode::Page,
+        is_offered: |offer| offer.kvm,
+    },
+    Choice {
+        backend: Backend::Hyperv,
+        mode: Mode::Msr,
+        is_offered: |offer| offer.hyperv_counter,
+    },
+];
+
+/// Something that can be read, and where.
+struct Choice {
+    backend: Backend,
+    mode: Mode,
+    is_offered: fn(&Offer) -> bool,
+}
+
+impl BackendOption {
+    /// Whether the backend may be had by this option.
+    pub const fn allows(self, backend: Backend) -> bool {
+        match self {
+            BackendOption::Auto => true,
+            BackendOption::Kvm => matches!(backend, Backend::Kvm),
+            BackendOption::Hyperv => matches!(backend, Backend::Hyperv),
+        }
+    }
+}
+
+impl ModeOption {
+    /// Whether the mode may be had by this option.
+    pub const fn allows(self, mode: Mode) -> bool {
+        match self {
+            ModeOption::Auto => true,
+            ModeOption::Tsc => false,
+            ModeOption::Page => matches!(mode, Mode::Page),
+            ModeOption::Msr => matches!(mode, Mode::Msr),
+        }
+    }
+}
+
+/// Resolves what was asked for on a host that offers this.
 ///
 /// # Errors
 ///
-/// [`Unsupported`], naming what was asked for and cannot be had.
-pub const fn resolve(
+/// [`Refusal`].
+pub fn resolve(
     backend: BackendOption,
     mode: ModeOption,
-) -> Result<(Backend, Mode), Unsupported> {
-    let backend = match backend {
-        BackendOption::Auto | BackendOption::Kvm => Backend::Kvm,
-        BackendOption::Hyperv => return Err(Unsupported::Backend(backend)),
-    };
-    match mode {
-        ModeOption::Auto | ModeOption::Page => Ok((backend, Mode::Page)),
-        ModeOption::Tsc | ModeOption::Msr => Err(Unsupported::Mode(backend, mode)),
+    offer: &Offer,
+) -> Result<(Backend, Mode), Refusal> {
+    let mut refusal = Refusal::Unsupported;
+    for choice in CHOICES {
+        if backend.allows(choice.backend) && mode.allows(choice.mode) {
+            if (choice.is_offered)(offer) {
+                return Ok((choice.backend, choice.mode));
+            }
+            refusal = Refusal::NotOffered;
+        }
     }
+    Err(refusal)
 }
 
 /// By how much the clock is rated above the C clock beside which it stands.
 pub const RATING_STEP: i32 = 50;
 
-/// The range of ratings that may be asked for: those of `struct clocksource`'s guide.
-pub const RATINGS: core::ops::RangeInclusive<i32> = 1..=499;
+/// The range of ratings that may be asked for. `struct clocksource`'s guide ends at 499; the
+/// reference TSC page's C clock stands above it, at 500.
+pub const RATINGS: core::ops::RangeInclusive<i32> = 1..=599;
 
-/// The rating of the C driver's `kvm-clock`, which leaves a TSC that the host keeps invariant the
-/// first place (`kvmclock_init()` in `arch/x86/kernel/kvmclock.c`).
-pub const fn kvm_clock_rating(tsc_invariant: bool) -> i32 {
-    if tsc_invariant {
-        299
-    } else {
-        400
+/// The default rating.
+///
+/// `tsc_invariant` is where the C driver leaves the TSC the first place: for KVM's clock where
+/// the CPU says so (`kvmclock_init()` in `arch/x86/kernel/kvmclock.c`), for Hyper-V's where the
+/// host grants it (`hv_init_tsc_clocksource()` in `drivers/clocksource/hyperv_timer.c`).
+///
+/// In mode `msr` the clock stands above the C clock that reads the counter as well, and below the
+/// one of the page, which is a hundred times cheaper.
+pub const fn default_rating(backend: Backend, mode: Mode, tsc_invariant: bool) -> i32 {
+    match (backend, mode, tsc_invariant) {
+        (Backend::Kvm, _, false) => 400 + RATING_STEP,
+        (Backend::Kvm, _, true) => 299 + RATING_STEP,
+        (Backend::Hyperv, Mode::Page, false) => 500 + RATING_STEP,
+        (Backend::Hyperv, Mode::Page, true) => 250 + RATING_STEP,
+        (Backend::Hyperv, Mode::Msr, false) => 499,
+        (Backend::Hyperv, Mode::Msr, true) => 249,
     }
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the clock is read from the pages: one fast way and what stands behind it.
+//! How the clock is read: one fast way, from a page, and what stands behind it.
 //!
 //! # Which page is read
 //!
-//! While the host sets `PVCLOCK_TSC_STABLE_BIT`, *page 0*, the page of vCPU 0, on every CPU: it is
-//! the one page that user space has, so the kernel and the vDSO compute from the same numbers and
-//! cannot disagree about what came first, and no reader depends on the CPU that it runs on. While
-//! the bit is clear, the page of the reader's own CPU, and what is computed goes through the
-//! [`Clamp`].
+//! There is one page that user space has, and that the vDSO reads: *page 0*. For KVM's clock it is
+//! the page of vCPU 0, for Hyper-V's the reference TSC page, the only one there is. The kernel reads
+//! the same page on every CPU, as long as the host vouches for it: so the kernel and the vDSO
+//! compute from the same numbers and cannot disagree about what came first, and no reader depends on
+//! the CPU that it runs on. Where the host does not, there is a [*second* source](Env::second): the
+//! kvmclock page of the reader's own CPU, or Hyper-V's reference counter, and what they give goes
+//! through the [`Clamp`].
 //!
 //! # Versions are accepted
 //!
@@ -18,32 +20,39 @@
 //! is not the accepted one, sends the reader to [`Reader::read_slow`], which examines the page,
 //! takes a [`Snapshot`] of it and accepts the version, in order that the next reader is fast again.
 //!
+//! Where the second source is a reference of its own, as Hyper-V's counter is, to examine a page
+//! is also to compare the two, and a page that is off by more than [`PLAUSIBLE_US`] is as good as
+//! none.
+//!
 //! # From one world to the next
 //!
-//! A version is accepted, or it is *rejected*: the page is not stable, or it cannot be read, or
-//! it says less than the version before. The state is one word, changed by an exchange from what
-//! it was before the page was looked at; a reader that stood still meanwhile fails and looks again.
-//! While a version is rejected every time goes through the clamp, and is of a TSC that was read
-//! before page 0 changed again. Who takes an accepted version away first raises the clamp to what
-//! the version gives by then, from the [`Snapshot`] of it, since fast readers left no trace there.
+//! A version is accepted, or it is *rejected*: the page is not stable, it was withdrawn, it cannot
+//! be read, or it says less than the version before. The state is one word, changed by an exchange
+//! from what it was before the page was looked at; a reader that stood still meanwhile fails and
+//! looks again. While a version is rejected every count goes through the clamp, and is of a TSC that
+//! was read before page 0 changed again. Who takes an accepted version away first raises the clamp
+//! to what the version gives by then, from the [`Snapshot`] of it, since fast readers left no trace
+//! there.
 //!
-//! A page that is good again goes through the clamp for another [`GRACE_NS`] before its version is
-//! accepted. That outlasts the readers that stand still with a time of the world before: what
+//! A page that is good again goes through the clamp for another [`GRACE_US`] before its version is
+//! accepted. That outlasts the readers that stand still with a count of the world before: what
 //! such a reader is about to return is of a TSC before the change, so less than what any fast
 //! reader is given, unless the two worlds are further apart than the grace.
 //!
 //! # A page that fails
 //!
+//! A page that the host has withdrawn says so, and readers go to the second source at once.
 //! A version that does not settle within [`SETTLE_TRIES`], or a content that cannot be a clock's,
-//! is a fault of the host. Time then goes on at the rate and from the time of the last good
-//! parameters, through the clamp. The version at fault is what the state rejects, so only the
-//! first readers wait for it.
+//! is a fault of the host. KVM's clock then goes on at the rate and from the time of the last good
+//! parameters, Hyper-V's by the counter, and both through the clamp. The version at fault is what
+//! the state rejects, so only the first readers wait for it.
 
 use super::{
     clamp::Clamp,
-    pvclock::{
+    page::{
         sample,
         sample_expected,
+        NoSample,
         Page,
         Params,
         Sample, //
@@ -59,18 +68,25 @@ use super::{
 /// the last parameters for a moment.
 pub const SETTLE_TRIES: u32 = 1000;
 
-/// The largest difference between the old world and the new, in ns, up to which the clamp is
-/// seeded from the old world where the stable bit falls away.
+/// The largest difference between the old world and the new, in us, up to which the clamp is
+/// seeded from the old world where page 0 is not trusted any more, and there is no reference: with
+/// one, it is [`PLAUSIBLE_US`].
 ///
-/// The bit falls where vCPUs' TSCs are found apart; what readers were given a moment ago is then
-/// off by a skew, far below this. A larger difference is a clock that was set, by a migration say,
-/// and holding time still for it would be the greater fault.
-pub const HANDOVER_NS: u64 = 10_000_000;
+/// The stable bit falls where vCPUs' TSCs are found apart; what readers were given a moment ago is
+/// then off by a skew, far below this. A larger difference is a clock that was set, or a TSC that
+/// was, by a migration say, and holding time still for it would be the greater fault.
+pub const HANDOVER_US: u64 = 10_000;
 
-/// How long a page that became good again goes through the clamp before it is believed, in ns.
-pub const GRACE_NS: u64 = 1_000_000;
+/// How long a page that became good again goes through the clamp before it is believed, in us.
+pub const GRACE_US: u64 = 1000;
 
-/// The unit in which the grace is counted, in ns: a power of two, which needs no division.
+/// By how much a page may be off from a reference of its own, in us.
+///
+/// The two agree within 1 us. What is to be told from that is a page that is no clock of this
+/// partition, and a TSC that is none of the page's: what is below this the clamp makes up for.
+pub const PLAUSIBLE_US: u64 = 100;
+
+/// The unit in which the grace is measured, in counts: a power of two, which needs no division.
 const GRACE_UNIT: u64 = 1 << 16;
 
 /// How often a reader looks at its own page.
@@ -97,21 +113,60 @@ pub trait Env {
     /// How often a reader looks at a page before it takes the version for stuck; at least 1.
     const TRIES: u32 = SETTLE_TRIES;
 
+    /// Whether the second source does not depend on any page: it then takes the place of a page
+    /// that fails, and is what a page is compared with.
+    const SECOND_IS_REFERENCE: bool;
+
     /// Reads the TSC, no earlier than the loads that precede it (`rdtsc_ordered()`), in cycles.
     fn tsc(&self) -> u64;
 
     /// Page 0, which every CPU may read.
     fn page0(&self) -> &Self::Page;
 
-    /// Calls `f` with the page of the CPU on which it runs, on which it stays meanwhile; with
-    /// `None` where that CPU has none.
-    fn with_own_page<R>(&self, f: impl FnOnce(Option<&Self::Page>) -> R) -> R;
+    /// What is read where page 0 cannot be trusted: by [`read_own`] the page of the CPU on which
+    /// the reader runs, or the host's own counter. `None` where there is no such thing.
+    fn second(&self) -> Option<Reading>;
 
     /// Waits a moment in a loop that waits for another CPU (`cpu_relax()`).
     fn relax(&self);
 
     /// Adds one to a statistic; need not be exact.
     fn count(&self, event: Event);
+}
+
+/// What page 0 says beside its version.
+type ParamsOf<E> = <<E as Env>::Page as Page>::Params;
+
+/// Reads the page of the CPU on which the caller runs, and stays meanwhile.
+///
+/// The host writes it while the CPU is outside guest mode: what else is seen is a fault, and
+/// nothing to wait for.
+pub fn read_own<P: Page>(page: &P, tsc: impl Fn() -> u64) -> Option<Reading> {
+    let own = (0..OWN_TRIES).find_map(|_| sample(page, &tsc).ok())?;
+    own.params.validate().ok()?;
+    Some(Reading {
+        count: own.params.since(own.tsc),
+        tsc: Some(own.tsc),
+    })
+}
+
+/// Whether a page agrees with the reference, where there is one.
+///
+/// The reference is read between two readings of the TSC, so it has to lie between what the
+/// page says of the two, however long the host kept the vCPU away meanwhile.
+pub fn is_plausible<P: Params>(
+    sample: &Sample<P>,
+    reference: impl FnOnce() -> Option<Reading>,
+    tsc: impl FnOnce() -> u64,
+) -> bool {
+    let Some(reference) = reference() else {
+        return true;
+    };
+    let after = sample.params.at(tsc());
+    let slack = (PLAUSIBLE_US * P::PER_US) as i64;
+    // Differences of counts, which wrap.
+    let from = |count: u64| reference.count.wrapping_sub(count) as i64;
+    from(sample.count()) >= -slack && from(after) <= slack
 }
 
 /// What is worth counting, all of it off the fast way.
@@ -123,6 +178,8 @@ pub enum Event {
     Clamped,
     /// A page was given up on, because its version does not settle or its content is invalid.
     Stuck,
+    /// The host had withdrawn the page.
+    Withdrawn,
     /// A new version of page 0 was accepted.
     Accepted,
     /// The host says that it had stopped the guest.
@@ -132,18 +189,29 @@ pub enum Event {
 /// One reading of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Time in ns.
-    pub ns: u64,
-    /// The TSC that belongs to it, in cycles; `None` where the time did not come from a TSC and
-    /// parameters, but from the clamp.
+    /// The clock's count: see [`Params`].
+    pub count: u64,
+    /// The TSC that belongs to it, in cycles; `None` where the count did not come from a TSC and
+    /// parameters, but from the clamp or from the host's counter.
     pub tsc: Option<u64>,
+}
+
+/// What the readers think of page 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody has read it yet.
+    Fresh,
+    /// It is trusted.
+    Accepted,
+    /// It is not, and readers go through the clamp.
+    Rejected,
 }
 
 /// The clock's state that all readers share.
 ///
 /// Every method may be called in any context, NMIs included, on any CPU; none takes a lock,
 /// allocates or divides, and each returns after a bounded number of steps.
-pub struct Reader<W> {
+pub struct Reader<W, P> {
     /// The accepted version of page 0; or, with [`REJECTED`], the last version of it that was
     /// seen and not accepted, under which readers go through the clamp.
     state: W,
@@ -153,10 +221,10 @@ pub struct Reader<W> {
     /// Whether the host maintains the stable bit at all.
     trust_stable: bool,
     clamp: Clamp<W>,
-    snapshot: Snapshot<W>,
+    snapshot: Snapshot<W, P>,
 }
 
-impl<W: Word> Reader<W> {
+impl<W: Word, P: Params> Reader<W, P> {
     /// Makes a reader from words that are zero, which has accepted nothing.
     pub fn new(trust_stable: bool, word: impl Fn() -> W) -> Self {
         let reader = Self {
@@ -190,8 +258,24 @@ impl<W: Word> Reader<W> {
     /// clamp had been passed is a fact about the time computed, which only grows, and needs no
     /// order either.
     #[inline(always)]
-    pub fn read_fast<E: Env<Word = W>>(&self, env: &E) -> Option<Sample> {
+    pub fn read_fast<E: Env<Word = W>>(&self, env: &E) -> Option<Sample<ParamsOf<E>>> {
         sample_expected(env.page0(), || env.tsc(), self.state.load())
+    }
+
+    /// Reads the second source alone, through the clamp; `None` if that is not to be had at once.
+    #[inline(always)]
+    pub fn read_second_fast<E: Env<Word = W>>(&self, env: &E) -> Option<Reading> {
+        env.second()
+            .filter(|reading| self.clamp.try_raise(reading.count))
+    }
+
+    /// Reads the second source alone, through the clamp: for a clock that has no page.
+    pub fn read_second<E: Env<Word = W>>(&self, env: &E) -> Reading {
+        match env.second() {
+            Some(reading) => self.clamped(env, reading),
+            // Time stands still rather than to be made up.
+            None => self.held(env, self.clamp.last()),
+        }
     }
 
     /// Reads the clock whatever the page's state.
@@ -201,9 +285,13 @@ impl<W: Word> Reader<W> {
     /// The state is loaded before the page, and changed only from the value loaded, by a fully
     /// ordered exchange. So whoever changes it has seen a version of the page that is no older
     /// than that of anybody who changed it before, and a reader that stood still with an old
-    /// sample overrules nobody. A time is returned only under the state it was computed for: with
-    /// the page's version accepted, or with the version rejected and the time in the clamp.
-    pub fn read_slow<E: Env<Word = W>>(&self, env: &E) -> Reading {
+    /// sample overrules nobody. A count is returned only under the state it was computed for: with
+    /// the page's version accepted, or with the version rejected and the count in the clamp.
+    pub fn read_slow<E>(&self, env: &E) -> Reading
+    where
+        E: Env<Word = W>,
+        E::Page: Page<Params = P>,
+    {
         for _ in 1..E::TRIES {
             if let Some(reading) = self.attempt(env, false) {
                 return reading;
@@ -220,50 +308,63 @@ impl<W: Word> Reader<W> {
 
     /// Reads the clock once; `None` where the host or another reader was at work. The last attempt
     /// always succeeds.
-    fn attempt<E: Env<Word = W>>(&self, env: &E, last: bool) -> Option<Reading> {
+    fn attempt<E>(&self, env: &E, last: bool) -> Option<Reading>
+    where
+        E: Env<Word = W>,
+        E::Page: Page<Params = P>,
+    {
         let state = self.state.load_acquire();
-        let Some(sample) = sample(env.page0(), || env.tsc()) else {
-            let version = env.page0().version();
-            return if last || state == rejected(version) {
-                self.extrapolate(env, state, version, last)
-            } else {
-                None
-            };
+        let sample = match sample(env.page0(), || env.tsc()) {
+            Ok(sample) => sample,
+            Err(NoSample::Withdrawn(version)) => {
+                return self.without_page(env, state, version, Event::Withdrawn, last);
+            }
+            Err(NoSample::Unsettled) => {
+                let version = env.page0().version();
+                return if last || state == rejected(version) {
+                    self.without_page(env, state, version, Event::Stuck, last)
+                } else {
+                    None
+                };
+            }
         };
-        if sample.params.validate().is_err() {
-            self.extrapolate(env, state, sample.version, last)
-        } else if self.trusts(&sample.params) && !sample.params.is_before(sample.tsc) {
+        let params = &sample.params;
+        if params.validate().is_err() {
+            self.without_page(env, state, sample.version, Event::Stuck, last)
+        } else if !self.trusts(params) || params.is_before(sample.tsc) {
+            self.read_unstable(env, state, &sample, last)
+        } else if state == u64::from(sample.version) {
+            // Accepted since the fast way was tried.
+            Some(Reading {
+                count: sample.count(),
+                tsc: Some(sample.tsc),
+            })
+        } else if !E::SECOND_IS_REFERENCE || is_plausible(&sample, || env.second(), || env.tsc()) {
             self.read_stable(env, state, &sample, last)
         } else {
-            self.read_unstable(env, state, &sample, last)
+            self.without_page(env, state, sample.version, Event::Stuck, last)
         }
     }
 
-    /// Page 0 is valid and stable.
-    fn read_stable<E: Env<Word = W>>(
-        &self,
-        env: &E,
-        state: u64,
-        sample: &Sample,
-        last: bool,
-    ) -> Option<Reading> {
-        let ns = sample.ns();
+    /// Page 0 is valid and stable, under a version that is not accepted.
+    fn read_stable<E>(&self, env: &E, state: u64, sample: &Sample<P>, last: bool) -> Option<Reading>
+    where
+        E: Env<Word = W>,
+        E::Page: Page<Params = P>,
+    {
         let reading = Reading {
-            ns,
+            count: sample.count(),
             tsc: Some(sample.tsc),
         };
-        if state == u64::from(sample.version) {
-            return Some(reading);
-        }
         let mut state = state;
         if state & REJECTED == 0 {
             let old = self.snapshot.get(state as u32);
-            if old.is_some_and(|old| old.ns_since(sample.tsc) > ns) {
+            if old.is_some_and(|old| old.since(sample.tsc) > reading.count) {
                 // The host stepped back, by the little that its own clock was corrected, say.
                 if !self.reject(env, state, sample) && !last {
                     return None;
                 }
-                return Some(self.clamped(env, ns, sample.tsc));
+                return Some(self.clamped(env, reading));
             }
         } else if state != FRESH {
             if state != rejected(sample.version) {
@@ -273,12 +374,12 @@ impl<W: Word> Reader<W> {
                 }
                 state = rejected(sample.version);
             }
-            let clamped = self.clamp.raise(ns);
+            let clamped = self.clamp.raise(reading.count);
             if clamped.held {
                 self.good_since.store(0);
-                return Some(self.held(env, clamped.ns));
+                return Some(self.held(env, clamped.count));
             }
-            if !self.grace_is_over(sample.version, ns) {
+            if !self.grace_is_over(sample.version, reading.count) {
                 return Some(reading);
             }
         }
@@ -292,22 +393,22 @@ impl<W: Word> Reader<W> {
         // Another reader has changed the state; or it is about to, and has stood still for so long
         // that this one goes through the clamp instead.
         last.then(|| {
-            let reading = self.clamped(env, ns, sample.tsc);
+            let reading = self.clamped(env, reading);
             self.change(state, rejected(sample.version));
             reading
         })
     }
 
     /// Counts what the host says with a version that is new.
-    fn examine<E: Env<Word = W>>(&self, env: &E, sample: &Sample) {
+    fn examine<E: Env<Word = W>>(&self, env: &E, sample: &Sample<P>) {
         if sample.params.guest_stopped() {
             env.count(Event::GuestStopped);
         }
     }
 
-    /// Whether page 0 has been good under `version` for [`GRACE_NS`].
-    fn grace_is_over(&self, version: u32, ns: u64) -> bool {
-        let now = (ns / GRACE_UNIT) as u32;
+    /// Whether page 0 has been good under `version` for [`GRACE_US`].
+    fn grace_is_over(&self, version: u32, count: u64) -> bool {
+        let now = (count / GRACE_UNIT) as u32;
         let since = self.good_since.load();
         if since >> 32 != u64::from(version) {
             self.good_since
@@ -316,11 +417,11 @@ impl<W: Word> Reader<W> {
         }
         // Negative where this reader is behind the one that began.
         let passed = now.wrapping_sub(since as u32) as i32;
-        passed > (GRACE_NS / GRACE_UNIT) as i32
+        passed > (GRACE_US * P::PER_US / GRACE_UNIT) as i32
     }
 
     /// Remembers a sample and changes the state, unless another reader does or did so.
-    fn publish(&self, sample: &Sample, from: u64, to: u64) -> bool {
+    fn publish(&self, sample: &Sample<P>, from: u64, to: u64) -> bool {
         self.snapshot
             .publish(sample.version, &sample.params, &self.state, from, to)
     }
@@ -332,76 +433,84 @@ impl<W: Word> Reader<W> {
     }
 
     /// The clamp gave a later time than the reader's own.
-    fn held<E: Env<Word = W>>(&self, env: &E, ns: u64) -> Reading {
+    fn held<E: Env<Word = W>>(&self, env: &E, count: u64) -> Reading {
         env.count(Event::Clamped);
-        Reading { ns, tsc: None }
+        Reading { count, tsc: None }
     }
 
-    /// Passes a time through the clamp.
-    fn clamped<E: Env<Word = W>>(&self, env: &E, ns: u64, tsc: u64) -> Reading {
-        let clamped = self.clamp.raise(ns);
+    /// Passes a reading through the clamp.
+    fn clamped<E: Env<Word = W>>(&self, env: &E, reading: Reading) -> Reading {
+        let clamped = self.clamp.raise(reading.count);
         if clamped.held {
-            self.held(env, clamped.ns)
+            self.held(env, clamped.count)
         } else {
-            Reading { ns, tsc: Some(tsc) }
+            reading
         }
     }
 
     /// Page 0 is valid, and the host does not vouch for the TSCs.
-    fn read_unstable<E: Env<Word = W>>(
+    fn read_unstable<E>(
         &self,
         env: &E,
         state: u64,
-        page0: &Sample,
+        page0: &Sample<P>,
         last: bool,
-    ) -> Option<Reading> {
+    ) -> Option<Reading>
+    where
+        E: Env<Word = W>,
+        E::Page: Page<Params = P>,
+    {
         if state != rejected(page0.version) && !self.reject(env, state, page0) && !last {
             return None;
         }
-        let own = env.with_own_page(|own| {
-            // A CPU that has no page yet, or none any more, reads page 0.
-            let own = self.own_sample(env, own?)?;
-            // The version of page 0 once more: the own TSC then was read before page 0 changed,
-            // and the grace of what follows counts from there.
-            Some((own, env.page0().version() == page0.version))
-        });
-        let sample = match own {
-            Some((own, true)) => own,
-            Some((_, false)) if !last => return None,
-            _ => *page0,
+        // A CPU that has no page yet, or none any more, reads page 0.
+        let own = env.second();
+        // The version of page 0 once more: the own TSC then was read before page 0 changed,
+        // and the grace of what follows counts from there.
+        let reading = match own {
+            Some(own) if env.page0().version() == page0.version => own,
+            Some(_) if !last => return None,
+            _ => Reading {
+                count: page0.params.since(page0.tsc),
+                tsc: Some(page0.tsc),
+            },
         };
-        Some(self.clamped(env, sample.params.ns_since(sample.tsc), sample.tsc))
+        Some(self.clamped(env, reading))
     }
 
-    /// Reads the page of the CPU.
-    fn own_sample<E: Env<Word = W>>(&self, env: &E, page: &E::Page) -> Option<Sample> {
-        // The host writes it while the CPU is outside guest mode: what else is seen is a fault,
-        // and nothing to wait for.
-        (0..OWN_TRIES)
-            .find_map(|_| sample(page, || env.tsc()))
-            .filter(|own| own.params.validate().is_ok())
+    /// Raises the clamp to what the accepted version gives, before that is taken away.
+    ///
+    /// In the stable world nobody wrote the clamp. Whatever a reader was given under the accepted
+    /// version is at most what the old parameters give at the TSC of now, `tsc`, on this CPU, so the
+    /// clamp starts there; a CPU whose TSC is ahead of this one's may have been given more by as
+    /// much, and the host has just taken back its word that there is none. It is the first reader's
+    /// business alone: the old world's time at a later TSC would hold time still for no reason. So
+    /// the first one that is done takes the accepted version away, *after* it raised the clamp; the
+    /// exchange is fully ordered, and who finds nothing accepted finds the clamp raised.
+    ///
+    /// `count` is what the new world gives at about that TSC.
+    fn hand_over<E: Env<Word = W>>(&self, state: u64, tsc: u64, count: u64) {
+        if state & REJECTED != 0 {
+            return;
+        }
+        // The slot is forgotten only where the state has changed: then the exchange fails.
+        if let Some(old) = self.snapshot.get(state as u32) {
+            let floor = old.since(tsc);
+            let limit = if E::SECOND_IS_REFERENCE {
+                PLAUSIBLE_US
+            } else {
+                HANDOVER_US
+            };
+            if floor.abs_diff(count) <= limit * P::PER_US {
+                self.clamp.raise(floor);
+            }
+        }
     }
 
     /// Hands over to a page that is valid and not to be accepted at once; false if another reader
     /// has meanwhile changed the state.
-    ///
-    /// In the stable world nobody wrote the clamp. Whatever a reader was given under the accepted
-    /// version is at most what the old parameters give at the TSC of now, on this CPU, so the clamp
-    /// starts there; a CPU whose TSC is ahead of this one's may have been given more by as much,
-    /// and the host has just taken back its word that there is none. It is the first reader's
-    /// business alone: the old world's time at a later TSC would hold time still for no reason. So
-    /// the first one that is done takes the accepted version away, *after* it raised the clamp; the
-    /// exchange is fully ordered, and who finds nothing accepted finds the clamp raised.
-    fn reject<E: Env<Word = W>>(&self, env: &E, state: u64, page0: &Sample) -> bool {
-        if state & REJECTED == 0 {
-            // The slot is forgotten only where the state has changed: then the exchange fails.
-            if let Some(old) = self.snapshot.get(state as u32) {
-                let floor = old.ns_since(page0.tsc);
-                if floor.abs_diff(page0.params.ns_since(page0.tsc)) <= HANDOVER_NS {
-                    self.clamp.raise(floor);
-                }
-            }
-        }
+    fn reject<E: Env<Word = W>>(&self, env: &E, state: u64, page0: &Sample<P>) -> bool {
+        self.hand_over::<E>(state, page0.tsc, page0.params.since(page0.tsc));
         let to = rejected(page0.version);
         // Without a snapshot where another reader is at work on it.
         let changed = self.publish(page0, state, to) || self.change(state, to);
@@ -411,48 +520,56 @@ impl<W: Word> Reader<W> {
         changed
     }
 
-    /// Page 0 cannot be read: goes on by what else there is.
+    /// Page 0 cannot be read under `version`, for the reason that `event` stands for: goes on by
+    /// what else there is.
     ///
-    /// By the last good parameters, where these were stable: all CPUs then go on alike. Else by
-    /// the page of the CPU, which without the stable bit is the one to read anyhow; by the last
-    /// good parameters again where it has none, or page 0 is its own.
-    fn extrapolate<E: Env<Word = W>>(
+    /// By the reference, where there is one. Else by the last good parameters, where these were
+    /// stable: all CPUs then go on alike. Else by the page of the CPU, which without the stable bit
+    /// is the one to read anyhow; by the last good parameters again where it has none, or page 0
+    /// is its own.
+    fn without_page<E>(
         &self,
         env: &E,
         state: u64,
         version: u32,
+        event: Event,
         last: bool,
-    ) -> Option<Reading> {
+    ) -> Option<Reading>
+    where
+        E: Env<Word = W>,
+        E::Page: Page<Params = P>,
+    {
         let good = if state & REJECTED == 0 {
             self.snapshot.get(state as u32)
         } else {
             self.snapshot.last()
         };
-        // The TSC after the parameters, as in a page's bracket.
-        let old = || good.map(|params| (params, env.tsc()));
-        let own = || {
-            env.with_own_page(|own| {
-                let own = self.own_sample(env, own?)?;
-                Some((own.params, own.tsc))
-            })
-        };
-        let source = match good {
-            Some(params) if self.trusts(&params) => old(),
-            _ => own().or_else(old),
+        // The TSC after the version, as in a page's bracket.
+        let tsc = env.tsc();
+        let old = good.map(|params| Reading {
+            count: params.since(tsc),
+            tsc: Some(tsc),
+        });
+        let reading = match good {
+            Some(params) if !E::SECOND_IS_REFERENCE && self.trusts(&params) => old,
+            _ => env.second().or(old),
         };
         // The TSC was read before page 0 changed, as in read_unstable().
         if env.page0().version() != version && !last {
             return None;
         }
-        let reading = match source {
-            Some((params, tsc)) => self.clamped(env, params.ns_since(tsc), tsc),
+        let reading = match reading {
+            Some(reading) => {
+                self.hand_over::<E>(state, tsc, reading.count);
+                self.clamped(env, reading)
+            }
             // Time stands still rather than to be made up.
             None => self.held(env, self.clamp.last()),
         };
         // After the clamp, as in reject().
         if state != rejected(version) {
             if self.change(state, rejected(version)) {
-                env.count(Event::Stuck);
+                env.count(event);
             } else if !last {
                 return None;
             }
@@ -461,17 +578,21 @@ impl<W: Word> Reader<W> {
     }
 
     /// Whether a page of these parameters may be read on every CPU, and by user space.
-    pub fn trusts(&self, params: &Params) -> bool {
+    pub fn trusts(&self, params: &P) -> bool {
         self.trust_stable && params.is_stable()
     }
 
-    /// Whether page 0 is trusted at the moment, as far as the readers have seen.
-    pub fn is_stable(&self) -> bool {
-        self.state.load() & REJECTED == 0
+    /// What the readers think of page 0, as far as they have looked.
+    pub fn standing(&self) -> Standing {
+        match self.state.load() {
+            FRESH => Standing::Fresh,
+            state if state & REJECTED == 0 => Standing::Accepted,
+            _ => Standing::Rejected,
+        }
     }
 
     /// The last good parameters of page 0, if there were any.
-    pub fn last_good(&self) -> Option<Params> {
+    pub fn last_good(&self) -> Option<P> {
         self.snapshot.last()
     }
 }

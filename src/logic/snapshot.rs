@@ -3,9 +3,10 @@
 //! The last parameters that were seen whole: what is left where a page fails.
 
 use super::{
-    pvclock::Params,
+    page::Params,
     word::Word, //
 };
+use core::marker::PhantomData;
 
 /// The last parameters seen in a page, each under the version that the page had.
 ///
@@ -23,19 +24,18 @@ use super::{
 /// reader takes the tag with acquire semantics before the content, and once more behind a read
 /// barrier after it. One and the same tag twice is one and the same content: a page's content
 /// changes only with its version.
-pub struct Snapshot<W> {
+pub struct Snapshot<W, P> {
     /// 1 while a writer is at work, else 0.
     lock: W,
     slots: [Slot<W>; 2],
+    _params: PhantomData<fn() -> P>,
 }
 
 struct Slot<W> {
     /// `VALID` and the version, or 0 where the slot is empty.
     tag: W,
-    tsc_timestamp: W,
-    system_time: W,
-    /// mul | shift << 32 | flags << 40
-    scale: W,
+    /// The parameters.
+    words: [W; 3],
 }
 
 const VALID: u64 = 1 << 63;
@@ -54,54 +54,38 @@ impl<W: Word> Slot<W> {
     fn new(word: &impl Fn() -> W) -> Self {
         Self {
             tag: word(),
-            tsc_timestamp: word(),
-            system_time: word(),
-            scale: word(),
+            words: [word(), word(), word()],
         }
     }
 
-    fn write(&self, version: u32, params: &Params) {
+    fn write(&self, version: u32, params: [u64; 3]) {
         self.tag.store(0);
         self.tag.wmb();
-        self.tsc_timestamp.store(params.tsc_timestamp);
-        self.system_time.store(params.system_time);
-        self.scale.store(
-            u64::from(params.mul)
-                | u64::from(params.shift as u8) << 32
-                | u64::from(params.flags) << 40,
-        );
+        for (word, value) in self.words.iter().zip(params) {
+            word.store(value);
+        }
         self.tag.store_release(tag(version));
     }
 
     /// Returns the tag and what is under it, unless the slot is empty or being written.
-    fn read(&self) -> Option<(u64, Params)> {
+    fn read(&self) -> Option<(u64, [u64; 3])> {
         let tag = self.tag.load_acquire();
         if tag == 0 {
             return None;
         }
-        let tsc_timestamp = self.tsc_timestamp.load();
-        let system_time = self.system_time.load();
-        let scale = self.scale.load();
+        let params = self.words.each_ref().map(Word::load);
         self.tag.rmb();
-        (self.tag.load() == tag).then_some((
-            tag,
-            Params {
-                tsc_timestamp,
-                system_time,
-                mul: scale as u32,
-                shift: (scale >> 32) as u8 as i8,
-                flags: (scale >> 40) as u8,
-            },
-        ))
+        (self.tag.load() == tag).then_some((tag, params))
     }
 }
 
-impl<W: Word> Snapshot<W> {
+impl<W: Word, P: Params> Snapshot<W, P> {
     /// Makes an empty snapshot from words that are zero.
     pub fn new(word: impl Fn() -> W) -> Self {
         Self {
             lock: word(),
             slots: [Slot::new(&word), Slot::new(&word)],
+            _params: PhantomData,
         }
     }
 
@@ -113,7 +97,7 @@ impl<W: Word> Snapshot<W> {
     ///
     /// Returns whether `state` was changed. It is not where it is not `from`, and where another
     /// CPU, or the context that this one interrupted, is at work here at this moment.
-    pub fn publish(&self, version: u32, params: &Params, state: &W, from: u64, to: u64) -> bool {
+    pub fn publish(&self, version: u32, params: &P, state: &W, from: u64, to: u64) -> bool {
         if self.lock.compare_exchange(0, 1).is_err() {
             return false;
         }
@@ -128,7 +112,7 @@ impl<W: Word> Snapshot<W> {
             } else {
                 b
             };
-            slot.write(version, params);
+            slot.write(version, params.to_words());
             state.compare_exchange(from, to).is_ok()
         };
         self.lock.store_release(0);
@@ -143,19 +127,20 @@ impl<W: Word> Snapshot<W> {
     }
 
     /// Returns what the page said under `version`; `None` where that is forgotten.
-    pub fn get(&self, version: u32) -> Option<Params> {
+    pub fn get(&self, version: u32) -> Option<P> {
         self.slots
             .iter()
             .find_map(|slot| slot.read().filter(|(seen, _)| *seen == tag(version)))
-            .map(|(_, params)| params)
+            .map(|(_, params)| P::from_words(params))
     }
 
     /// Returns the last parameters remembered, if there are any.
-    pub fn last(&self) -> Option<Params> {
+    pub fn last(&self) -> Option<P> {
         let [a, b] = &self.slots;
         match (a.read(), b.read()) {
             (Some(a), Some(b)) => Some(if older(a.0, b.0) { b.1 } else { a.1 }),
             (a, b) => a.or(b).map(|(_, params)| params),
         }
+        .map(P::from_words)
     }
 }

@@ -35,6 +35,17 @@ extern "C" {
     fn kvm_para_available() -> bool;
     /// `rdtsc_ordered()`.
     fn paraclock_kunit_rdtsc_ordered() -> u64;
+    /// `cpuid_base_hypervisor()`.
+    fn paraclock_kunit_hyperv_base() -> u32;
+    /// `ms_hyperv.features`.
+    fn paraclock_kunit_hyperv_features() -> u32;
+    /// `hv_read_tsc_page_tsc()`; 0 where it says that the page is invalid.
+    fn paraclock_kunit_read_reference_tsc(
+        sequence: u32,
+        scale: u64,
+        offset: u64,
+        tsc: *mut u64,
+    ) -> u64;
 }
 
 /// Nothing but the suites.
@@ -50,7 +61,14 @@ impl InPlaceModule for Kunit {
 #[kunit_tests(paraclock_arithmetic)]
 mod arithmetic {
     use crate::{
-        logic::pvclock::Params,
+        logic::{
+            page::Params as _,
+            page::Version,
+            pvclock::Params,
+            reference_tsc,
+            reference_tsc::judge, //
+        },
+        paraclock_kunit_read_reference_tsc,
         paraclock_kunit_scale, //
     };
 
@@ -84,6 +102,36 @@ mod arithmetic {
             assert_eq!(params.scale(delta), c);
         }
     }
+
+    /// The vDSO, the C driver and this one have to count the same fraction.
+    #[test]
+    fn reference_time_is_hv_read_tsc_page_tsc() {
+        let mut numbers = Numbers(2);
+        for _ in 0..100_000 {
+            let params = reference_tsc::Params {
+                scale: numbers.next() >> (numbers.next() % 64),
+                offset: numbers.next() >> (numbers.next() % 64),
+            };
+            let mut tsc = 0;
+            // SAFETY: `tsc` is valid for writes; the rest is plain arithmetic.
+            let c = unsafe {
+                paraclock_kunit_read_reference_tsc(1, params.scale, params.offset, &mut tsc)
+            };
+            assert!(tsc != 0);
+            assert_eq!(params.at(tsc), c);
+        }
+    }
+
+    /// The sequences that withdraw a page are the ones for which the C side does not read it.
+    #[test]
+    fn page_is_withdrawn_as_for_the_kernel() {
+        for sequence in [0, 1, 2, u32::MAX - 1, u32::MAX] {
+            let mut tsc = 0;
+            // SAFETY: As above.
+            let c = unsafe { paraclock_kunit_read_reference_tsc(sequence, 0, 1, &mut tsc) };
+            assert_eq!(matches!(judge(sequence), Version::Withdrawn), c == 0);
+        }
+    }
 }
 
 #[kunit_tests(paraclock_abstractions)]
@@ -103,9 +151,14 @@ mod kernel_side {
         kvm_para_available,
         logic::{
             clamp::Clamp,
-            cpuid::Kvm,
+            cpuid::{
+                Hyperv,
+                Kvm, //
+            },
             word::Word, //
         },
+        paraclock_kunit_hyperv_base,
+        paraclock_kunit_hyperv_features,
         paraclock_kunit_rdtsc_ordered, //
     };
     use kernel::{
@@ -153,6 +206,19 @@ mod kernel_side {
     }
 
     #[test]
+    fn hyperv_is_found_as_by_the_kernel() {
+        let found = Hyperv::find(cpuid::cpuid);
+        // SAFETY: The function has no preconditions.
+        let base = unsafe { paraclock_kunit_hyperv_base() };
+        assert_eq!(found.map_or(0, |hyperv| hyperv.base), base);
+        // SAFETY: As above.
+        let features = unsafe { paraclock_kunit_hyperv_features() };
+        if features != 0 {
+            assert_eq!(found.map_or(0, |hyperv| hyperv.privileges), features);
+        }
+    }
+
+    #[test]
     fn every_cpu_is_called() {
         let calls = AtomicWord::default();
         let guard = HotplugReadGuard::new();
@@ -169,7 +235,7 @@ mod kernel_side {
             cpu::on_each(|| {
                 for _ in 0..100 {
                     let before = clamp.last();
-                    if clamp.raise(rdtsc_ordered()).ns < before {
+                    if clamp.raise(rdtsc_ordered()).count < before {
                         backward.increment();
                     }
                 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding KVM's leaves among those of others.
+//! Finding KVM's and Hyper-V's leaves, among one another and those of others.
 #![cfg(not(loom))]
 
 use paraclock_unit::logic::cpuid::{
-    FIRST_BASE, KVM_FEATURE_CLOCKSOURCE, KVM_FEATURE_CLOCKSOURCE_STABLE_BIT,
-    KVM_FEATURE_CLOCKSOURCE2, KVM_SIGNATURE, Kvm, LAST_BASE, Registers, SystemTimeMsr, find,
+    FIRST_BASE, HYPERV_INTERFACE, HYPERV_SIGNATURE, Hyperv, KVM_FEATURE_CLOCKSOURCE,
+    KVM_FEATURE_CLOCKSOURCE_STABLE_BIT, KVM_FEATURE_CLOCKSOURCE2, KVM_SIGNATURE, Kvm, LAST_BASE,
+    Registers, SystemTimeMsr, find,
 };
 use std::{cell::RefCell, collections::BTreeMap};
-
-const HYPERV_SIGNATURE: &[u8; 12] = b"Microsoft Hv";
 
 /// A processor whose other leaves read as zero.
 #[derive(Default)]
@@ -73,11 +72,11 @@ fn every_byte_of_the_signature_counts() {
 #[test]
 fn behind_hyperv() {
     let cpu = Cpu::default()
-        .with(0x4000_0000, 0x4000_000a, HYPERV_SIGNATURE, 0x7766)
+        .with(0x4000_0000, 0x4000_000a, &HYPERV_SIGNATURE, 0x7766)
         .with(0x4000_0100, 0x4000_0101, &KVM_SIGNATURE, 9);
     let kvm = Kvm::find(|leaf| cpu.cpuid(leaf)).expect("KVM is there");
     assert_eq!((kvm.base, kvm.features), (0x4000_0100, 9));
-    let hyperv = find(|leaf| cpu.cpuid(leaf), HYPERV_SIGNATURE);
+    let hyperv = find(|leaf| cpu.cpuid(leaf), &HYPERV_SIGNATURE);
     assert_eq!(hyperv, Some(0x4000_0000));
 }
 
@@ -129,5 +128,76 @@ fn which_msr() {
             assert_eq!(kvm.system_time_msr(), expected, "features {features:#x}");
             assert_eq!(kvm.has_stable_bit(), stable);
         }
+    }
+}
+
+/// A host that offers Hyper-V's interface at `base`, with these privileges and features.
+fn hyperv(base: u32, last: u32, interface: u32, privileges: u32, features: u32) -> Cpu {
+    let mut cpu = Cpu::default().with(base, last, &HYPERV_SIGNATURE, interface);
+    cpu.leaves
+        .insert(base + 3, [privileges, 0xffff, 0xffff, features]);
+    cpu
+}
+
+#[test]
+fn hyperv_is_found_by_signature_and_interface() {
+    assert_eq!(HYPERV_INTERFACE, 0x3123_7648);
+    for base in (FIRST_BASE..=LAST_BASE).step_by(0x100) {
+        let cpu = hyperv(base, base + 0xa, HYPERV_INTERFACE, 0x2e72, 0x100);
+        let found = Hyperv::find(|leaf| cpu.cpuid(leaf));
+        let (privileges, features) = (0x2e72, 0x100);
+        let expected = Hyperv {
+            base,
+            privileges,
+            features,
+        };
+        assert_eq!(found, Some(expected), "base {base:#x}");
+    }
+    // The signature alone is what others show as well, to be taken for Hyper-V by old guests.
+    for interface in [0, 0x3023_7648, 0x3123_7649] {
+        let cpu = hyperv(FIRST_BASE, FIRST_BASE + 0xa, interface, !0, !0);
+        assert_eq!(Hyperv::find(|leaf| cpu.cpuid(leaf)), None);
+    }
+    // Without all the leaves that an interface of this kind has at least.
+    for (last, there) in [(0, false), (4, false), (5, true), (0xa, true)] {
+        let cpu = hyperv(FIRST_BASE, FIRST_BASE + last, HYPERV_INTERFACE, 2, 0);
+        let found = Hyperv::find(|leaf| cpu.cpuid(leaf));
+        assert_eq!(found.is_some(), there, "last leaf {last}");
+    }
+    // KVM alone is none.
+    let cpu = Cpu::default().with(FIRST_BASE, FIRST_BASE + 1, &KVM_SIGNATURE, 9);
+    assert_eq!(Hyperv::find(|leaf| cpu.cpuid(leaf)), None);
+}
+
+/// The bits as the TLFS has them, each for itself.
+#[test]
+fn every_privilege_is_one_bit() {
+    for (privilege, bit) in [
+        (Hyperv::REFERENCE_COUNTER, 1),
+        (Hyperv::REFERENCE_TSC, 9),
+        (Hyperv::FREQUENCY_MSRS, 11),
+        (Hyperv::REENLIGHTENMENT, 13),
+        (Hyperv::TSC_INVARIANT, 15),
+    ] {
+        for privileges in [1 << bit, !(1 << bit)] {
+            let found = Hyperv {
+                base: FIRST_BASE,
+                privileges,
+                features: 0,
+            };
+            assert_eq!(found.has(privilege), privileges == 1 << bit, "bit {bit}");
+        }
+    }
+    for (privileges, features, there) in [
+        (1 << 11, 1 << 8, true),
+        (1 << 11, !(1 << 8), false),
+        (!(1 << 11), 1 << 8, false),
+    ] {
+        let found = Hyperv {
+            base: FIRST_BASE,
+            privileges,
+            features,
+        };
+        assert_eq!(found.has_frequency_msrs(), there);
     }
 }

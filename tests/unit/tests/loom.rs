@@ -37,8 +37,9 @@ use loom::{
 };
 use paraclock_unit::logic::{
     clamp::Clamp,
-    pvclock::{Page, Params, TSC_STABLE_BIT, sample, sample_expected},
-    reader::{Env, Event, GRACE_NS, Reader},
+    page::{Page, Version, sample, sample_expected},
+    pvclock::{Params, TSC_STABLE_BIT, judge},
+    reader::{Env, Event, GRACE_US, Reader, Reading, read_own},
     snapshot::Snapshot,
     word::Word as SharedWord,
 };
@@ -139,6 +140,12 @@ impl WholePage {
 }
 
 impl Page for WholePage {
+    type Params = Params;
+
+    fn judge(version: u32) -> Version {
+        judge(version)
+    }
+
     fn version(&self) -> u32 {
         self.version.load(Relaxed)
     }
@@ -177,7 +184,7 @@ fn sample_race(host: Host, expected: Option<u32>) {
         };
         let sampled = match expected {
             Some(version) => sample_expected(&*page, || 0, version.into()),
-            None => sample(&*page, || 0),
+            None => sample(&*page, || 0).ok(),
         };
         if let Some(sample) = sampled {
             assert_whole(&sample.params, sample.version);
@@ -252,7 +259,7 @@ fn a_snapshot_is_of_one_page() {
 fn a_slot_that_is_overwritten_is_not_mixed() {
     check(3, || {
         let shared = Arc::new((Snapshot::new(Word::zero), Word::zero()));
-        let publish = |shared: &(Snapshot<Word>, Word), version: u32| {
+        let publish = |shared: &(Snapshot<Word, Params>, Word), version: u32| {
             let (snapshot, state) = shared;
             let from = state.load_acquire();
             assert!(snapshot.publish(version, &whole(version), state, from, version.into()));
@@ -279,7 +286,7 @@ fn a_slot_that_is_overwritten_is_not_mixed() {
 fn the_version_in_force_can_always_be_read() {
     check(4, || {
         let shared = Arc::new((Snapshot::new(Word::zero), Word::zero()));
-        let publish = |shared: &(Snapshot<Word>, Word), version: u32| {
+        let publish = |shared: &(Snapshot<Word, Params>, Word), version: u32| {
             let (snapshot, state) = shared;
             let from = state.load_acquire();
             assert!(snapshot.publish(version, &whole(version), state, from, version.into()));
@@ -312,14 +319,17 @@ fn the_clamp_gives_no_less_than_it_gave_before() {
                 for ns in [ns, ns + 1] {
                     let before = given.load(Acquire);
                     let clamped = clamp.raise(ns);
-                    assert!(clamped.ns >= before && clamped.ns >= ns, "time went back");
-                    assert_eq!(clamped.held, clamped.ns != ns);
-                    given.store(clamped.ns, Release);
+                    assert!(
+                        clamped.count >= before && clamped.count >= ns,
+                        "time went back"
+                    );
+                    assert_eq!(clamped.held, clamped.count != ns);
+                    given.store(clamped.count, Release);
                 }
             })
         });
         let before = given.load(Acquire);
-        assert!(clamp.raise(1).ns >= before, "time went back");
+        assert!(clamp.raise(1).count >= before, "time went back");
         for reader in readers {
             reader.join().expect("no reader panics");
         }
@@ -360,6 +370,12 @@ impl SmallPage {
 }
 
 impl Page for SmallPage {
+    type Params = Params;
+
+    fn judge(version: u32) -> Version {
+        judge(version)
+    }
+
     fn version(&self) -> u32 {
         self.version.load(Relaxed)
     }
@@ -382,7 +398,7 @@ impl Page for SmallPage {
 }
 
 struct Machine {
-    reader: Reader<Word>,
+    reader: Reader<Word, Params>,
     tsc: AtomicU64,
     /// By how much the TSC goes on with every reading.
     step: u64,
@@ -409,6 +425,7 @@ impl Env for Cpu<'_> {
     type Word = Word;
     type Page = SmallPage;
     const TRIES: u32 = 2;
+    const SECOND_IS_REFERENCE: bool = false;
 
     fn tsc(&self) -> u64 {
         self.0.tsc.fetch_add(self.0.step, AcqRel)
@@ -418,8 +435,8 @@ impl Env for Cpu<'_> {
         &self.0.page0
     }
 
-    fn with_own_page<R>(&self, f: impl FnOnce(Option<&SmallPage>) -> R) -> R {
-        f(Some([&self.0.page0, &self.0.page1][self.1]))
+    fn second(&self) -> Option<Reading> {
+        read_own([&self.0.page0, &self.0.page1][self.1], || self.tsc())
     }
 
     fn relax(&self) {
@@ -460,8 +477,8 @@ impl Machine {
         let before = self.given.load(Acquire);
         let env = Cpu(self, cpu);
         let ns = match self.reader.read_fast(&env) {
-            Some(sample) => sample.ns(),
-            None => self.reader.read_slow(&env).ns,
+            Some(sample) => sample.count(),
+            None => self.reader.read_slow(&env).count,
         };
         assert!(ns >= before, "time went back: {before} before, {ns} after");
         self.given.fetch_max(ns, Release);
@@ -541,7 +558,7 @@ fn from_stable_to_stable_to_unstable() {
 fn from_unstable_to_stable() {
     race(
         3,
-        GRACE_NS,
+        GRACE_US * 1000,
         (100, 0),
         &[Read],
         &[Write(50, 50, STABLE), Read, Read, Read],

@@ -4,8 +4,7 @@
 #![cfg(not(loom))]
 
 use paraclock_unit::logic::options::{
-    Backend, BackendOption, Mode, ModeOption, RATING_STEP, RATINGS, Unsupported, kvm_clock_rating,
-    resolve,
+    Backend, BackendOption, Mode, ModeOption, Offer, RATINGS, Refusal, default_rating, resolve,
 };
 use proptest::prelude::*;
 
@@ -54,29 +53,108 @@ proptest! {
     }
 }
 
-#[test]
-fn resolved_every_combination() {
-    for &backend in BackendOption::ALL {
-        for &mode in ModeOption::ALL {
-            let expected = match (backend, mode) {
-                (BackendOption::Hyperv, _) => Err(Unsupported::Backend(backend)),
-                (_, ModeOption::Auto | ModeOption::Page) => Ok((Backend::Kvm, Mode::Page)),
-                (_, ModeOption::Tsc | ModeOption::Msr) => {
-                    Err(Unsupported::Mode(Backend::Kvm, mode))
-                }
-            };
-            assert_eq!(resolve(backend, mode), expected, "{backend:?} {mode:?}");
-        }
+/// Every host there can be.
+fn offers() -> impl Iterator<Item = Offer> {
+    (0..16).map(|bits| Offer {
+        kvm: bits & 1 != 0,
+        kvm_stable: bits & 1 != 0 && bits & 2 != 0,
+        hyperv_page: bits & 4 != 0,
+        hyperv_counter: bits & 8 != 0,
+    })
+}
+
+/// What can be read there, and nothing else.
+fn is_there(offer: &Offer, backend: Backend, mode: Mode) -> bool {
+    match (backend, mode) {
+        (Backend::Kvm, Mode::Page) => offer.kvm,
+        (Backend::Kvm, Mode::Msr) => false,
+        (Backend::Hyperv, Mode::Page) => offer.hyperv_page,
+        (Backend::Hyperv, Mode::Msr) => offer.hyperv_counter,
     }
 }
 
 #[test]
-fn ratings() {
-    assert_eq!(kvm_clock_rating(true), 299);
-    assert_eq!(kvm_clock_rating(false), 400);
-    for invariant in [false, true] {
-        let rating = kvm_clock_rating(invariant) + RATING_STEP;
-        assert!(RATINGS.contains(&rating), "the default may be asked for");
+fn every_combination_on_every_host() {
+    for offer in offers() {
+        for &backend in BackendOption::ALL {
+            for &mode in ModeOption::ALL {
+                let resolved = resolve(backend, mode, &offer);
+                let case = format!("{backend:?} {mode:?} {offer:?}");
+                match resolved {
+                    Ok((of_backend, of_mode)) => {
+                        assert!(backend.allows(of_backend) && mode.allows(of_mode), "{case}");
+                        assert!(is_there(&offer, of_backend, of_mode), "{case}");
+                    }
+                    Err(Refusal::Unsupported) => {
+                        let kvm_msr = (backend, mode) == (BackendOption::Kvm, ModeOption::Msr);
+                        assert!(mode == ModeOption::Tsc || kvm_msr, "{case}");
+                    }
+                    Err(Refusal::NotOffered) => {
+                        assert_ne!(mode, ModeOption::Tsc, "{case}");
+                        for &of_backend in Backend::ALL {
+                            for &of_mode in Mode::ALL {
+                                let allowed = backend.allows(of_backend) && mode.allows(of_mode);
+                                let there = is_there(&offer, of_backend, of_mode);
+                                assert!(!(allowed && there), "{case}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
-    assert!(!RATINGS.contains(&0) && !RATINGS.contains(&500));
+}
+
+/// The rule for two interfaces, as it is documented.
+#[test]
+fn of_two_interfaces_kvms_unless_it_is_unstable() {
+    let all = Offer {
+        kvm: true,
+        kvm_stable: true,
+        hyperv_page: true,
+        hyperv_counter: true,
+    };
+    let auto = |offer: &Offer| resolve(BackendOption::Auto, ModeOption::Auto, offer);
+    assert_eq!(auto(&all), Ok((Backend::Kvm, Mode::Page)));
+    let unstable = Offer {
+        kvm_stable: false,
+        ..all
+    };
+    assert_eq!(auto(&unstable), Ok((Backend::Hyperv, Mode::Page)));
+    let pageless = Offer {
+        hyperv_page: false,
+        ..unstable
+    };
+    assert_eq!(auto(&pageless), Ok((Backend::Kvm, Mode::Page)));
+    let counter = Offer {
+        kvm: false,
+        ..pageless
+    };
+    assert_eq!(auto(&counter), Ok((Backend::Hyperv, Mode::Msr)));
+    assert_eq!(auto(&Offer::default()), Err(Refusal::NotOffered));
+    // The mode that only one of them has.
+    let msr = resolve(BackendOption::Auto, ModeOption::Msr, &all);
+    assert_eq!(msr, Ok((Backend::Hyperv, Mode::Msr)));
+}
+
+/// The C clocks' own ratings, with a TSC that changes and with one that does not.
+#[test]
+fn ratings() {
+    let clocks = [
+        (Backend::Kvm, Mode::Page, [400, 299]),
+        (Backend::Hyperv, Mode::Page, [500, 250]),
+        (Backend::Hyperv, Mode::Msr, [495, 245]),
+    ];
+    for (backend, mode, c_clock) in clocks {
+        for (invariant, c_clock) in [false, true].into_iter().zip(c_clock) {
+            let rating = default_rating(backend, mode, invariant);
+            assert!(rating > c_clock, "{backend:?} {mode:?}: {rating}");
+            assert!(RATINGS.contains(&rating), "the default may be asked for");
+            if mode == Mode::Msr {
+                let page = default_rating(backend, Mode::Page, invariant);
+                assert!(rating < page - 50, "below the C clock that reads the page");
+            }
+        }
+    }
+    assert!(!RATINGS.contains(&0) && !RATINGS.contains(&600));
 }

@@ -11,8 +11,11 @@
 #![cfg(not(loom))]
 
 use paraclock_unit::logic::{
-    pvclock::{GUEST_STOPPED, Page, Params, TSC_STABLE_BIT},
-    reader::{Env, Event, GRACE_NS, HANDOVER_NS, Reader, Reading, SETTLE_TRIES},
+    page::{Page, Version},
+    pvclock::{GUEST_STOPPED, Params, TSC_STABLE_BIT, judge},
+    reader::{
+        Env, Event, GRACE_US, HANDOVER_US, Reader, Reading, SETTLE_TRIES, Standing, read_own,
+    },
     word::Word,
 };
 use proptest::prelude::*;
@@ -26,7 +29,9 @@ const CPUS: usize = 3;
 
 /// By how much two pages, or a page before and after, may be apart at most, in ns.
 const BAND: u64 = 50_000;
-const _: () = assert!(BAND < GRACE_NS && BAND < HANDOVER_NS);
+const _: () = assert!(BAND < GRACE_NS && BAND < HANDOVER_US * 1000);
+
+const GRACE_NS: u64 = GRACE_US * 1000;
 
 /// What the pages' time is at TSC 0, in ns.
 const EPOCH: u64 = 1_000_000_000;
@@ -67,7 +72,7 @@ struct Content {
 
 /// The machine: host, TSC, pages, and what the readers were given.
 struct Machine {
-    reader: RefCell<Option<Rc<Reader<HookedWord>>>>,
+    reader: RefCell<Option<Rc<Reader<HookedWord, Params>>>>,
     script: RefCell<VecDeque<(u32, Action)>>,
     tsc: Cell<u64>,
     pages: RefCell<[Content; CPUS]>,
@@ -107,7 +112,7 @@ impl Machine {
         machine
     }
 
-    fn reader(&self) -> Rc<Reader<HookedWord>> {
+    fn reader(&self) -> Rc<Reader<HookedWord, Params>> {
         let reader = self.reader.borrow();
         Rc::clone(reader.as_ref().expect("set from new() to close()"))
     }
@@ -190,17 +195,17 @@ impl Machine {
         let reader = self.reader();
         let reading = match reader.read_fast(&env) {
             Some(sample) => Reading {
-                ns: sample.ns(),
+                count: sample.count(),
                 tsc: Some(sample.tsc),
             },
             None => reader.read_slow(&env),
         };
         self.depth.set(nested);
-        if reading.ns < floor {
+        if reading.count < floor {
             self.fail(format!(
                 "CPU {cpu} was given {}, which is {} ns less than was given before it began",
-                reading.ns as i64 - EPOCH as i64,
-                floor - reading.ns,
+                reading.count as i64 - EPOCH as i64,
+                floor - reading.count,
             ));
         }
         // Readers in between load pages as well, and are counted for themselves.
@@ -211,7 +216,8 @@ impl Machine {
                 self.fail(format!("CPU {cpu} loaded a version {loads} times"));
             }
         }
-        self.given.set(floor.max(self.given.get()).max(reading.ns));
+        self.given
+            .set(floor.max(self.given.get()).max(reading.count));
         reading
     }
 
@@ -231,6 +237,7 @@ fn event_name(event: Event) -> &'static str {
         Event::Clamped => "clamped",
         Event::Stuck => "stuck",
         Event::Accepted => "accepted",
+        Event::Withdrawn => "withdrawn",
         Event::GuestStopped => "guest stopped",
     }
 }
@@ -284,6 +291,12 @@ struct CpuPage {
 }
 
 impl Page for CpuPage {
+    type Params = Params;
+
+    fn judge(version: u32) -> Version {
+        judge(version)
+    }
+
     fn version(&self) -> u32 {
         self.machine.step();
         let loads = &self.machine.page_loads;
@@ -334,6 +347,8 @@ impl Env for Cpu<'_> {
     type Word = HookedWord;
     type Page = CpuPage;
 
+    const SECOND_IS_REFERENCE: bool = false;
+
     fn tsc(&self) -> u64 {
         self.machine.step();
         let tsc = &self.machine.tsc;
@@ -345,9 +360,10 @@ impl Env for Cpu<'_> {
         &self.page0
     }
 
-    fn with_own_page<R>(&self, f: impl FnOnce(Option<&CpuPage>) -> R) -> R {
+    fn second(&self) -> Option<Reading> {
+        self.machine.step();
         let registered = self.machine.registered.borrow()[self.own.cpu];
-        f(registered.then_some(&self.own))
+        registered.then(|| read_own(&self.own, || self.tsc()))?
     }
 
     fn relax(&self) {}
@@ -506,7 +522,7 @@ fn accepted() -> Rc<Machine> {
     for cpu in 0..CPUS {
         machine.read(cpu);
     }
-    assert!(machine.reader().is_stable());
+    assert_eq!(machine.reader().standing(), Standing::Accepted);
     assert_eq!(machine.counted(Event::Accepted), 1);
     machine
 }
@@ -515,7 +531,7 @@ fn accepted() -> Rc<Machine> {
 fn assert_offset(machine: &Rc<Machine>, cpu: usize, offset: u64) {
     let reading = machine.read(cpu);
     let expected = machine.tsc.get() + EPOCH + offset;
-    assert_eq!(reading.ns, expected, "CPU {cpu}");
+    assert_eq!(reading.count, expected, "CPU {cpu}");
     assert_eq!(reading.tsc, Some(machine.tsc.get()), "CPU {cpu}");
 }
 
@@ -560,7 +576,7 @@ fn fails_and_recovers(fault: &Action) {
             assert_offset(&machine, cpu, 0);
         }
         assert_eq!(machine.counted(Event::Stuck), round, "once a version");
-        assert!(!machine.reader().is_stable());
+        assert_eq!(machine.reader().standing(), Standing::Rejected);
 
         let loads = machine.page_loads.get();
         machine.read(0);
@@ -614,7 +630,7 @@ fn own_pages_that_stay_odd_cost_little_and_page_0_stands_in() {
 fn assert_offset_of_page_0(machine: &Rc<Machine>, cpu: usize) {
     let reading = machine.read(cpu);
     let tsc = reading.tsc.expect("not held");
-    assert_eq!(reading.ns, tsc + EPOCH, "CPU {cpu}");
+    assert_eq!(reading.count, tsc + EPOCH, "CPU {cpu}");
     assert!(machine.tsc.get() - tsc <= 4);
 }
 
@@ -628,7 +644,7 @@ fn without_the_stable_bit_every_cpu_reads_its_own_page() {
     // CPU 0 is behind, and gets what CPU 2 was given.
     let last = machine.given.get();
     let held = machine.read(0);
-    assert_eq!((held.ns, held.tsc), (last, None));
+    assert_eq!((held.count, held.tsc), (last, None));
     assert_eq!(machine.counted(Event::Clamped), 1);
     done(&machine);
 }
@@ -642,7 +658,7 @@ fn the_unstable_world_begins_where_the_stable_one_ended() {
     machine.act(&Action::Unstable([0; CPUS]));
     let held = machine.read(1);
     assert!(
-        held.ns >= last && held.ns <= last + 2,
+        held.count >= last && held.count <= last + 2,
         "{held:?} after {last}"
     );
     assert_eq!(held.tsc, None);
@@ -661,7 +677,7 @@ fn a_timestamp_ahead_of_the_tsc_makes_no_centuries() {
         params.tsc_timestamp += 1000;
         params.system_time += 1000;
         machine.write(0, params);
-        assert_eq!(machine.read(1).ns, params.system_time);
+        assert_eq!(machine.read(1).count, params.system_time);
         machine.act(&Action::Advance(1000));
         assert_offset(&machine, 1, 0);
         done(&machine);
@@ -673,16 +689,16 @@ fn parameters_of_a_tsc_that_was_set_back_make_no_centuries() {
     let machine = accepted();
     machine.act(&Action::Advance(1_000_000));
     machine.act(&Action::Stable(0));
-    let last = machine.read(0).ns;
+    let last = machine.read(0).count;
     machine.tsc.set(1);
     // The time before is lost with the TSC's, but for what there is on record.
     machine.given.set(0);
     machine.act(&Action::Odd(0));
     let reading = machine.read(0);
     assert!(
-        reading.ns.abs_diff(last) < 1000,
+        reading.count.abs_diff(last) < 1000,
         "{} after {last}",
-        reading.ns
+        reading.count
     );
     done(&machine);
 }
@@ -692,7 +708,7 @@ fn with_nothing_to_go_by_time_stands_still() {
     let machine = Machine::new(true, Vec::new());
     machine.act(&Action::Odd(0));
     let reading = machine.read(0);
-    assert_eq!((reading.ns, reading.tsc), (0, None));
+    assert_eq!((reading.count, reading.tsc), (0, None));
     machine.act(&Action::Stable(0));
     machine.read(0);
     machine.act(&Action::Advance(2 * GRACE_NS));
@@ -725,7 +741,7 @@ fn reset_forgets_everything() {
     machine.read(0);
     machine.reader().reset();
     assert_eq!(machine.reader().last_good(), None);
-    assert!(!machine.reader().is_stable());
+    assert_eq!(machine.reader().standing(), Standing::Fresh);
     // Earlier than before, since nobody was given anything.
     machine.given.set(0);
     machine.tsc.set(1);

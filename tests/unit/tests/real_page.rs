@@ -8,7 +8,10 @@
 #![cfg(all(not(loom), target_os = "linux", target_arch = "x86_64"))]
 
 use anyhow::{Context, Result, ensure};
-use paraclock_unit::logic::pvclock::{Page, Params, Sample, VcpuTimeInfo, sample};
+use paraclock_unit::logic::{
+    page::{self, Page, Params as _, Version, sample},
+    pvclock::{Params, VcpuTimeInfo, judge},
+};
 use std::{
     arch::x86_64::{_mm_lfence, _rdtsc},
     io::Write,
@@ -29,6 +32,12 @@ macro_rules! field {
 }
 
 impl Page for RealPage {
+    type Params = Params;
+
+    fn judge(version: u32) -> Version {
+        judge(version)
+    }
+
     fn version(&self) -> u32 {
         field!(self, version)
     }
@@ -108,14 +117,14 @@ fn monotonic_raw() -> u64 {
 struct Bracket {
     before: u64,
     after: u64,
-    sample: Sample,
+    sample: page::Sample<Params>,
 }
 
 fn bracket(page: &RealPage) -> Result<Bracket> {
     (0..2000)
         .filter_map(|_| {
             let before = monotonic_raw();
-            let sample = sample(page, rdtsc_ordered)?;
+            let sample = sample(page, rdtsc_ordered).ok()?;
             let after = monotonic_raw();
             Some(Bracket {
                 before,
@@ -165,7 +174,7 @@ fn real_page() -> Result<()> {
 
     // Two readings in a row: the second is later, by less than it took.
     let again = bracket(&page)?;
-    let passed = again.sample.ns().wrapping_sub(first.sample.ns());
+    let passed = again.sample.count().wrapping_sub(first.sample.count());
     let took = again.after - first.before;
     ensure!(
         passed > 0 && passed <= took + took / 2000 + 1,
@@ -178,7 +187,7 @@ fn real_page() -> Result<()> {
     // Over a second, time goes on as the system's does: NTP slews by at most 500 ppm, and the
     // brackets are as wide as they are.
     let elapsed = second.before - first.before;
-    let passed = second.sample.ns() - first.sample.ns();
+    let passed = second.sample.count() - first.sample.count();
     let width = (first.after - first.before) + (second.after - second.before);
     let bound = elapsed / 2000 + width;
     ensure!(

@@ -3,7 +3,10 @@
 //! The page's arithmetic: against 128-bit arithmetic, and against KVM's own instructions.
 #![cfg(not(loom))]
 
-use paraclock_unit::logic::pvclock::{Invalid, Params, VcpuTimeInfo};
+use paraclock_unit::logic::{
+    page::{Invalid, Params as _},
+    pvclock::{Params, VcpuTimeInfo},
+};
 use proptest::prelude::*;
 
 /// What KVM's documentation says that a page means, with no bit lost but those that its shift
@@ -129,7 +132,7 @@ proptest! {
         let params = Params { tsc_timestamp, system_time, mul, shift, flags: 0 };
         let delta = tsc.wrapping_sub(tsc_timestamp);
         prop_assert_eq!(
-            params.ns_at(tsc),
+            params.at(tsc),
             system_time.wrapping_add(reference_scale(delta, mul, shift))
         );
     }
@@ -172,7 +175,7 @@ proptest! {
         flags in any::<u8>(),
     ) {
         let params = Params { tsc_timestamp, system_time, mul, shift, flags };
-        let _ = (params.ns_at(tsc), params.validate(), params.tsc_hz());
+        let _ = (params.at(tsc), params.validate(), params.tsc_hz());
         let _ = (params.is_stable(), params.guest_stopped());
     }
 }

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hyper-V's clock: whether it is there, and whose page it is fed through.
+
+use super::{
+    named,
+    Backend,
+    Named, //
+};
+use crate::{
+    abstractions::{
+        clocksource::{
+            Id,
+            VdsoClockMode, //
+        },
+        cpu::Pinned,
+        cpuid,
+        msr,
+        msr::AddressMsr,
+        reference_tsc,
+        reference_tsc::{
+            OwnPage,
+            TscPage, //
+        },
+        tsc::rdtsc_ordered, //
+    },
+    logic::{
+        cpuid::Hyperv,
+        options,
+        page::{
+            examine,
+            sample,
+            Invalid,
+            Page, //
+        },
+        reader::{
+            is_plausible,
+            Reading,
+            SETTLE_TRIES, //
+        },
+        reference_tsc::{
+            counted,
+            COUNT_HZ, //
+        }, //
+    }, //
+};
+use kernel::{
+    fmt,
+    prelude::*, //
+};
+
+/// Hyper-V's clock as the host offers it.
+pub(crate) struct Host {
+    interface: Hyperv,
+}
+
+/// Why Hyper-V's clock is not there.
+pub(crate) enum Absent {
+    /// Hyper-V is not, nor a host that offers its interface.
+    NoInterface,
+    /// It is, and grants nothing to read the time by.
+    NotGranted(Hyperv),
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Absent::NoInterface => {
+                f.write_str("the host has no interface \"Hv#1\" of Hyper-V in its CPUID leaves")
+            }
+            Absent::NotGranted(interface) => write!(
+                f,
+                "Hyper-V at leaf {:#x} grants neither the reference TSC page nor the reference \
+                 counter (privileges {:#x}); QEMU's option is hv-time",
+                interface.base, interface.privileges
+            ),
+        }
+    }
+}
+
+impl Host {
+    /// Finds Hyper-V's clock. Only on a machine that is a guest.
+    pub(super) fn find() -> Result<Self, Absent> {
+        let interface = Hyperv::find(cpuid::cpuid).ok_or(Absent::NoInterface)?;
+        let host = Self { interface };
+        if host.has_page() || host.has_counter() {
+            Ok(host)
+        } else {
+            Err(Absent::NotGranted(interface))
+        }
+    }
+
+    /// Whether the partition may have a reference TSC page.
+    pub(crate) fn has_page(&self) -> bool {
+        self.interface.has(Hyperv::REFERENCE_TSC)
+    }
+
+    /// Whether the partition may read the reference counter.
+    pub(crate) fn has_counter(&self) -> bool {
+        self.interface.has(Hyperv::REFERENCE_COUNTER)
+    }
+
+    /// Whether the host grants that the TSC keeps its frequency.
+    pub(crate) fn has_tsc_invariant(&self) -> bool {
+        self.interface.has(Hyperv::TSC_INVARIANT)
+    }
+
+    /// Says what is granted, for messages.
+    pub(crate) fn privileges(&self) -> u32 {
+        self.interface.privileges
+    }
+
+    /// Adopts the built-in driver's page where that has one; else claims the kernel's page and
+    /// registers it.
+    ///
+    /// # Errors
+    ///
+    /// `EIO`, with a log line, where the MSR names memory that this kernel did not register, or
+    /// cannot be accessed; those of [`OwnPage::new`].
+    pub(crate) fn adopt_or_claim(&self) -> Result<Clock> {
+        let msr = AddressMsr::hyperv_reference_tsc();
+        let value = msr::read(msr.number()).inspect_err(|_| {
+            pr_err!("MSR {:#x} cannot be read\n", msr.number());
+        })?;
+        let builtin = reference_tsc::builtin();
+        let page = match (
+            named(msr, value, builtin.map(TscPage::gpa), fmt!(""))?,
+            builtin,
+        ) {
+            (Named::Builtins, Some(page)) => Feed::Adopted(page),
+            _ => {
+                let page = OwnPage::new(msr).inspect_err(|error| {
+                    let reason = if *error == EOPNOTSUPP {
+                        "the kernel is built without CONFIG_HYPERV_TIMER"
+                    } else {
+                        "the vDSO has that of another driver, which the host does not feed"
+                    };
+                    pr_err!("no page for the host to write: {}\n", reason);
+                })?;
+                page.register().inspect_err(|_| {
+                    pr_err!("the host refuses the page\n");
+                })?;
+                Feed::Own(page)
+            }
+        };
+        Ok(Clock {
+            has_counter: self.has_counter(),
+            page: Some(page),
+        })
+    }
+
+    /// Does without a page.
+    pub(crate) fn counter_alone(&self) -> Clock {
+        Clock {
+            has_counter: self.has_counter(),
+            page: None,
+        }
+    }
+}
+
+/// The page through which Hyper-V feeds the clock.
+enum Feed {
+    /// The built-in driver's, which withdraws it.
+    Adopted(&'static TscPage),
+    /// Ours, and so is the duty to register and to withdraw it.
+    Own(OwnPage),
+}
+
+/// Hyper-V's clock.
+pub(crate) struct Clock {
+    has_counter: bool,
+    page: Option<Feed>,
+}
+
+impl Clock {
+    fn unregister(&self) {
+        if let Some(Feed::Own(page)) = &self.page {
+            page.unregister();
+        }
+    }
+}
+
+impl Backend for Clock {
+    type Page = TscPage;
+
+    const NAME: options::Backend = options::Backend::Hyperv;
+    const ID: Id = Id::Generic;
+    const COUNT_HZ: u32 = COUNT_HZ;
+    const SECOND_IS_REFERENCE: bool = true;
+
+    fn page0(&self) -> &'static TscPage {
+        match &self.page {
+            Some(Feed::Adopted(page)) => page,
+            Some(Feed::Own(page)) => page.page(),
+            None => &reference_tsc::NO_PAGE,
+        }
+    }
+
+    /// The reference counter: of the partition, so on whichever CPU it is read.
+    ///
+    /// Where it is not granted the instruction faults, which is caught: that it is not asked before
+    /// saves the mode that reads nothing else a test.
+    #[inline(always)]
+    fn second(&self) -> Option<Reading> {
+        Some(Reading {
+            count: counted(msr::read_time_ref_count()?),
+            tsc: None,
+        })
+    }
+
+    /// A page that is not withdrawn is one for all CPUs.
+    fn trusts_host(&self) -> bool {
+        true
+    }
+
+    fn owner(&self) -> &'static str {
+        match &self.page {
+            Some(Feed::Adopted(_)) => "adopted",
+            Some(Feed::Own(_)) => "own",
+            None => "none",
+        }
+    }
+
+    fn mode(&self) -> options::Mode {
+        match &self.page {
+            Some(_) => options::Mode::Page,
+            None => options::Mode::Msr,
+        }
+    }
+
+    fn suspend(&self, _here: &Pinned) {
+        self.unregister();
+    }
+
+    /// The built-in driver registers its own page again when its own clocksource is resumed, which
+    /// may be after ours, and before anybody reads the time.
+    fn resume(&self, _here: &Pinned) {
+        if let Some(Feed::Own(page)) = &self.page {
+            if page.register().is_err() {
+                pr_err!("the host refuses the page\n");
+            }
+        }
+    }
+
+    fn shutdown(&self) {
+        self.unregister();
+    }
+
+    fn crash(&self, _here: &Pinned) {
+        self.unregister();
+    }
+
+    /// A page that is no good for now is no reason against the clock, if there is the counter.
+    fn check(&self) -> Result<VdsoClockMode> {
+        let counter = self.second();
+        if self.has_counter && counter.is_none() {
+            pr_err!(
+                "the reference counter, MSR {:#x}, cannot be read though it is granted; \
+                 this is the host's fault\n",
+                msr::hyperv::TIME_REF_COUNT
+            );
+            return Err(EIO);
+        }
+        if self.page.is_none() {
+            return Ok(VdsoClockMode::None);
+        }
+        let page = self.page0();
+        let examined = examine(page, SETTLE_TRIES, rdtsc_ordered);
+        let (mode, wrong) = match examined {
+            Ok(sample) if is_plausible(&sample, || self.second(), rdtsc_ordered) => {
+                return Ok(vdso_clock_mode());
+            }
+            Ok(_) => (
+                VdsoClockMode::None,
+                "it does not agree with the reference counter",
+            ),
+            // The vDSO makes the system call for as long as that lasts.
+            Err(Invalid::Withdrawn) => (vdso_clock_mode(), Invalid::Withdrawn.reason()),
+            Err(invalid) => (VdsoClockMode::None, invalid.reason()),
+        };
+        if counter.is_none() {
+            pr_err!(
+                "the reference TSC page at {:#x} is not a clock's: {}; and the host grants no \
+                 reference counter beside it\n",
+                page.gpa(),
+                wrong
+            );
+            return Err(EIO);
+        }
+        pr_warn!(
+            "the reference TSC page at {:#x} is not a clock's: {}; reading the reference counter\n",
+            page.gpa(),
+            wrong
+        );
+        Ok(mode)
+    }
+
+    fn enable_vdso(&self) {
+        if self.page.is_some() {
+            reference_tsc::enable_vdso();
+        }
+    }
+
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.page.is_none() {
+            return Ok(());
+        }
+        let page = self.page0();
+        write!(f, "page: owner={}", self.owner())?;
+        match sample(page, || 0) {
+            Ok(sample) => writeln!(
+                f,
+                " sequence={} scale={:#x} offset={} gpa={:#x}",
+                sample.version,
+                sample.params.scale,
+                sample.params.offset as i64,
+                page.gpa()
+            ),
+            Err(_) => writeln!(
+                f,
+                " sequence={} invalid gpa={:#x}",
+                page.version(),
+                page.gpa()
+            ),
+        }
+    }
+}
+
+/// How user space reads the page.
+fn vdso_clock_mode() -> VdsoClockMode {
+    #[cfg(CONFIG_HYPERV_TIMER)]
+    return VdsoClockMode::Hvclock;
+    // Without it there is no page either.
+    #[cfg(not(CONFIG_HYPERV_TIMER))]
+    return VdsoClockMode::None;
+}

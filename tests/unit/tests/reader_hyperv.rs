@@ -1,0 +1,578 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reader on a simulated Hyper-V: a page that is withdrawn and comes back, a TSC that a
+//! migration changes meanwhile, and the reference counter behind it.
+//!
+//! As in `reader.rs`, every access of the reader is a point at which the script may act: the host
+//! does something, or another CPU reads the clock from its first step to its last.
+#![cfg(not(loom))]
+
+use paraclock_unit::logic::{
+    page::{Page, Params as _, Version},
+    reader::{Env, Event, GRACE_US, PLAUSIBLE_US, Reader, Reading, Standing},
+    reference_tsc::{FRACTION_BITS, Params, counted, judge},
+    word::Word,
+};
+use proptest::prelude::*;
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+/// Counts in 100 ns.
+const UNIT: u64 = 1 << FRACTION_BITS;
+const US: u64 = Params::PER_US;
+/// Reference time at the beginning, in counts.
+const EPOCH: u64 = 3_000_000 * US + 77;
+/// How long the host takes at least to change a TSC: it has withdrawn the page before.
+const SWITCH: u64 = 10 * US;
+/// How many readers may stand still within one another.
+const DEPTH: u32 = 4;
+
+/// What happens between two steps of a reader.
+#[derive(Clone, Debug)]
+enum Action {
+    /// Time passes, in counts.
+    Advance(u64),
+    /// A CPU reads the clock.
+    Read,
+    /// The page is withdrawn, by one of the two values.
+    Withdraw(bool),
+    /// The page is withdrawn, the TSC runs at another rate from another value, and the page stays
+    /// away.
+    Migrate { rate: u64, tsc: u64 },
+    /// A page that is right, under a new sequence.
+    Restore,
+    /// A page that is no clock of this partition, under a new sequence.
+    Garbage(Params),
+    /// The counter can be read, or raises #GP.
+    Counter(bool),
+}
+
+struct Machine {
+    reader: RefCell<Option<Rc<Reader<HookedWord, Params>>>>,
+    script: RefCell<VecDeque<(u32, Action)>>,
+    /// Reference time, in counts: the truth.
+    now: Cell<u64>,
+    /// The TSC's cycles a count, and where it stood when.
+    rate: Cell<u64>,
+    base: Cell<(u64, u64)>,
+    sequence: Cell<u32>,
+    next_sequence: Cell<u32>,
+    params: Cell<Params>,
+    counter: Cell<bool>,
+    counter_reads: Cell<u64>,
+    depth: Cell<u32>,
+    given: Cell<u64>,
+    stuck: Cell<u64>,
+    withdrawn: Cell<u64>,
+    failure: RefCell<Option<String>>,
+}
+
+impl Machine {
+    fn new(script: Vec<(u32, Action)>) -> Rc<Self> {
+        let machine = Rc::new(Self {
+            reader: RefCell::default(),
+            script: RefCell::new(script.into()),
+            now: Cell::new(EPOCH),
+            rate: Cell::new(1),
+            base: Cell::new((EPOCH, 0)),
+            sequence: Cell::new(0),
+            next_sequence: Cell::new(1),
+            params: Cell::default(),
+            counter: Cell::new(true),
+            counter_reads: Cell::new(0),
+            depth: Cell::new(0),
+            given: Cell::new(0),
+            stuck: Cell::new(0),
+            withdrawn: Cell::new(0),
+            failure: RefCell::default(),
+        });
+        machine.restore();
+        let word = || HookedWord {
+            value: Cell::new(0),
+            machine: Rc::clone(&machine),
+        };
+        let reader = Rc::new(Reader::new(true, word));
+        machine.reader.replace(Some(reader));
+        machine
+    }
+
+    fn reader(&self) -> Rc<Reader<HookedWord, Params>> {
+        let reader = self.reader.borrow();
+        Rc::clone(reader.as_ref().expect("set from new() to close()"))
+    }
+
+    /// Breaks the circle of references.
+    fn close(&self) {
+        self.reader.replace(None);
+    }
+
+    fn advance(&self, counts: u64) {
+        self.now.set(self.now.get() + counts);
+    }
+
+    fn tsc(&self) -> u64 {
+        let (at, tsc) = self.base.get();
+        tsc + (self.now.get() - at) * self.rate.get()
+    }
+
+    /// A page of the TSC as it is; the offset has no fraction, so it is up to 100 ns behind.
+    fn restore(&self) {
+        let scale = ((1u128 << (64 - FRACTION_BITS)) / u128::from(self.rate.get())) as u64;
+        let product = Params { scale, offset: 0 }.at(self.tsc());
+        let offset = (self.now.get().wrapping_sub(product) as i64) >> FRACTION_BITS;
+        self.write(Params {
+            scale,
+            offset: offset as u64,
+        });
+    }
+
+    fn write(&self, params: Params) {
+        self.sequence.set(0);
+        self.params.set(params);
+        self.sequence.set(self.next_sequence.get());
+        self.next_sequence.set(match self.next_sequence.get() {
+            0xffff_fffe => 1,
+            sequence => sequence + 1,
+        });
+    }
+
+    /// A point at which the script may act.
+    fn step(self: &Rc<Self>) {
+        loop {
+            let action = {
+                let mut script = self.script.borrow_mut();
+                match script.front_mut() {
+                    Some((0, Action::Read)) if self.depth.get() >= DEPTH => return,
+                    Some((0, _)) => script.pop_front().expect("it has a front").1,
+                    Some((steps, _)) => {
+                        *steps -= 1;
+                        return;
+                    }
+                    None => return,
+                }
+            };
+            self.act(&action);
+        }
+    }
+
+    fn act(self: &Rc<Self>, action: &Action) {
+        match *action {
+            Action::Advance(counts) => self.advance(counts),
+            Action::Read => {
+                self.read();
+            }
+            Action::Withdraw(early) => self.sequence.set(if early { u32::MAX } else { 0 }),
+            Action::Migrate { rate, tsc } => {
+                self.sequence.set(0);
+                self.advance(SWITCH);
+                self.base.set((self.now.get(), tsc));
+                self.rate.set(rate);
+            }
+            Action::Restore => self.restore(),
+            Action::Garbage(params) => self.write(params),
+            Action::Counter(there) => self.counter.set(there),
+        }
+    }
+
+    /// Reads the clock as the driver does, and checks what is true of every reading.
+    fn read(self: &Rc<Self>) -> Reading {
+        let floor = self.given.get();
+        let nested = self.depth.get();
+        self.depth.set(nested + 1);
+        let env = Cpu {
+            machine: self,
+            page: TscPage(Rc::clone(self)),
+        };
+        let reader = self.reader();
+        let reading = match reader.read_fast(&env) {
+            Some(sample) => Reading {
+                count: sample.count(),
+                tsc: Some(sample.tsc),
+            },
+            None => reader.read_slow(&env),
+        };
+        self.depth.set(nested);
+        if reading.count < floor {
+            self.fail(format!(
+                "given {}, which is {} counts less than was given before it began",
+                reading.count as i64 - EPOCH as i64,
+                floor - reading.count,
+            ));
+        }
+        self.given
+            .set(floor.max(self.given.get()).max(reading.count));
+        reading
+    }
+
+    fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+    }
+}
+
+struct HookedWord {
+    value: Cell<u64>,
+    machine: Rc<Machine>,
+}
+
+impl Word for HookedWord {
+    fn load(&self) -> u64 {
+        self.machine.step();
+        self.value.get()
+    }
+
+    fn load_acquire(&self) -> u64 {
+        self.load()
+    }
+
+    fn store(&self, value: u64) {
+        // Reader::new() stores before there is a machine to step.
+        if self.machine.reader.borrow().is_some() {
+            self.machine.step();
+        }
+        self.value.set(value);
+    }
+
+    fn store_release(&self, value: u64) {
+        self.store(value);
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
+        self.machine.step();
+        let seen = self.value.get();
+        if seen == old {
+            self.value.set(new);
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    }
+
+    fn rmb(&self) {}
+
+    fn wmb(&self) {}
+}
+
+struct TscPage(Rc<Machine>);
+
+impl Page for TscPage {
+    type Params = Params;
+
+    fn version(&self) -> u32 {
+        self.0.step();
+        self.0.sequence.get()
+    }
+
+    fn judge(version: u32) -> Version {
+        judge(version)
+    }
+
+    fn params(&self) -> Params {
+        self.0.step();
+        let scale = self.0.params.get().scale;
+        self.0.step();
+        let offset = self.0.params.get().offset;
+        Params { scale, offset }
+    }
+
+    fn rmb(&self) {}
+}
+
+struct Cpu<'a> {
+    machine: &'a Rc<Machine>,
+    page: TscPage,
+}
+
+impl Env for Cpu<'_> {
+    type Word = HookedWord;
+    type Page = TscPage;
+
+    const SECOND_IS_REFERENCE: bool = true;
+
+    fn tsc(&self) -> u64 {
+        self.machine.step();
+        self.machine.advance(1);
+        self.machine.tsc()
+    }
+
+    fn page0(&self) -> &TscPage {
+        &self.page
+    }
+
+    fn second(&self) -> Option<Reading> {
+        self.machine.step();
+        self.machine
+            .counter_reads
+            .set(self.machine.counter_reads.get() + 1);
+        self.machine.counter.get().then(|| Reading {
+            count: counted(self.machine.now.get() / UNIT),
+            tsc: None,
+        })
+    }
+
+    fn relax(&self) {}
+
+    fn count(&self, event: Event) {
+        let counter = match event {
+            Event::Stuck => &self.machine.stuck,
+            Event::Withdrawn => &self.machine.withdrawn,
+            _ => return,
+        };
+        counter.set(counter.get() + 1);
+    }
+}
+
+fn rates() -> impl Strategy<Value = u64> {
+    1..5u64
+}
+
+/// TSCs before and after a migration, years apart or next to one another.
+fn tscs() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 0..1u64 << 20, 0..1u64 << 50]
+}
+
+/// Pages that are no clock of this partition: off by more than the reader takes for plausible.
+fn garbage() -> impl Strategy<Value = Params> {
+    prop_oneof![
+        (any::<u64>()).prop_map(|offset| Params { scale: 0, offset }),
+        (0..1u64 << 40).prop_map(|scale| Params { scale, offset: 0 }),
+        // A time half a century off, whatever the TSC.
+        (1u64 << 40..1 << 44).prop_map(|offset| Params {
+            scale: 1 << (64 - FRACTION_BITS),
+            offset: offset << 9,
+        }),
+    ]
+}
+
+fn honest() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => prop_oneof![1..UNIT, 1..10 * US, 1..4 * GRACE_US * US].prop_map(Action::Advance),
+        8 => Just(Action::Read),
+        2 => any::<bool>().prop_map(Action::Withdraw),
+        2 => (rates(), tscs()).prop_map(|(rate, tsc)| Action::Migrate { rate, tsc }),
+        4 => Just(Action::Restore),
+    ]
+}
+
+fn faulty() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        10 => honest(),
+        2 => garbage().prop_map(Action::Garbage),
+    ]
+}
+
+fn script(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Vec<(u32, Action)>> {
+    prop::collection::vec((prop_oneof![3 => 0..6u32, 1 => 0..60u32], action), 1..60)
+}
+
+/// Runs a script on top of a CPU that reads and reads, each time with `check` of the reading.
+fn run(
+    script: Vec<(u32, Action)>,
+    check: impl Fn(&Machine, Reading, u64) -> Result<(), String>,
+) -> Result<(), TestCaseError> {
+    let machine = Machine::new(script);
+    let mut after_the_script = 0;
+    while after_the_script < 3 {
+        if machine.script.borrow().is_empty() {
+            after_the_script += 1;
+        }
+        let before = machine.now.get();
+        let reading = machine.read();
+        if let Err(why) = check(&machine, reading, before) {
+            machine.fail(why);
+        }
+    }
+    machine.close();
+    let failure = machine.failure.borrow().clone();
+    match failure {
+        None => Ok(()),
+        Some(why) => Err(TestCaseError::fail(why)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(
+            std::env::var("CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000)
+        )
+    })]
+
+    /// Never back, and the truth: no earlier than it was when the reading began, but for the
+    /// rounding of page and counter, and no later than it was when it ended, but for a TSC that
+    /// was changed under the reader and looks as if it were the old one.
+    #[test]
+    fn an_honest_host_is_followed(script in script(honest())) {
+        run(script, |machine, reading, before| {
+            let now = machine.now.get();
+            if reading.count + 2 * UNIT < before || reading.count > now + PLAUSIBLE_US * US {
+                return Err(format!(
+                    "{} was read between {} and {}",
+                    reading.count as i64 - EPOCH as i64,
+                    before - EPOCH,
+                    now - EPOCH
+                ));
+            }
+            Ok(())
+        })?;
+    }
+
+    /// Never back, and never far from the truth: what is not plausible is not believed.
+    #[test]
+    fn a_page_that_is_no_clock_is_not_believed(script in script(faulty())) {
+        run(script, |machine, reading, before| {
+            let slack = (PLAUSIBLE_US + GRACE_US) * US;
+            if reading.count + slack < before || reading.count > machine.now.get() + slack {
+                return Err(format!(
+                    "{} was read between {} and {}",
+                    reading.count as i64 - EPOCH as i64,
+                    before - EPOCH,
+                    machine.now.get() - EPOCH
+                ));
+            }
+            Ok(())
+        })?;
+    }
+}
+
+/// After a first reading.
+fn machine() -> Rc<Machine> {
+    let machine = Machine::new(Vec::new());
+    machine.read();
+    assert_eq!(machine.reader().standing(), Standing::Accepted);
+    machine
+}
+
+#[test]
+fn a_page_that_was_accepted_costs_no_look_at_the_counter() {
+    let machine = machine();
+    let reads = machine.counter_reads.get();
+    for _ in 0..1000 {
+        assert!(machine.read().tsc.is_some());
+    }
+    assert_eq!(machine.counter_reads.get(), reads);
+    machine.close();
+}
+
+#[test]
+fn by_the_counter_while_the_page_is_away_and_back_after_the_grace() {
+    for early in [false, true] {
+        let machine = machine();
+        machine.act(&Action::Withdraw(early));
+        machine.advance(US);
+        let reading = machine.read();
+        assert_eq!(reading.tsc, None);
+        // The counter is coarser than the page was: up to its next step the clamp holds.
+        let now = machine.now.get();
+        assert!(reading.count >= counted(now / UNIT) && reading.count <= now);
+        machine.advance(UNIT);
+        assert_eq!(machine.read().count, counted(machine.now.get() / UNIT));
+        assert_eq!(machine.reader().standing(), Standing::Rejected);
+        assert_eq!(machine.withdrawn.get(), 1, "counted once");
+        machine.act(&Action::Migrate { rate: 3, tsc: 0 });
+        machine.act(&Action::Restore);
+        machine.advance(US);
+        machine.read();
+        assert_eq!(
+            machine.reader().standing(),
+            Standing::Rejected,
+            "in its grace"
+        );
+        machine.advance((GRACE_US + 100) * US);
+        machine.read();
+        assert_eq!(machine.reader().standing(), Standing::Accepted);
+        machine.close();
+    }
+}
+
+/// A reader that sees neither the withdrawal nor the change: the page was there at both its looks.
+#[test]
+fn a_page_that_follows_another_is_accepted_at_once() {
+    let machine = machine();
+    machine.act(&Action::Migrate { rate: 2, tsc: 5 });
+    machine.advance(US);
+    machine.act(&Action::Restore);
+    machine.read();
+    assert_eq!(machine.reader().standing(), Standing::Accepted);
+    assert_eq!(machine.withdrawn.get(), 0);
+    machine.close();
+}
+
+#[test]
+fn a_page_that_disagrees_with_the_counter_is_stuck() {
+    let machine = machine();
+    let off = Params {
+        offset: machine.params.get().offset + PLAUSIBLE_US * 10 + 100,
+        ..machine.params.get()
+    };
+    machine.act(&Action::Garbage(off));
+    let reading = machine.read();
+    assert_eq!(reading.tsc, None);
+    assert!(reading.count <= machine.now.get());
+    assert_eq!(machine.stuck.get(), 1);
+    machine.advance(10 * GRACE_US * US);
+    machine.read();
+    assert_eq!(machine.reader().standing(), Standing::Rejected);
+    machine.close();
+}
+
+#[test]
+fn without_the_counter_time_goes_on_by_the_last_parameters() {
+    let machine = machine();
+    machine.act(&Action::Counter(false));
+    machine.act(&Action::Withdraw(false));
+    machine.advance(50 * US);
+    let reading = machine.read();
+    assert!(reading.tsc.is_some());
+    assert!(machine.now.get() - reading.count <= 2 * UNIT);
+    machine.close();
+}
+
+/// Neither page nor counter, from the first: time stands still rather than to be made up.
+#[test]
+fn with_nothing_to_go_by_time_stands_still() {
+    let machine = Machine::new(Vec::new());
+    machine.act(&Action::Counter(false));
+    machine.act(&Action::Withdraw(false));
+    machine.advance(50 * US);
+    assert_eq!(
+        machine.read(),
+        Reading {
+            count: 0,
+            tsc: None
+        }
+    );
+    machine.close();
+}
+
+/// The mode that has no page: the counter, through the clamp.
+#[test]
+fn the_counter_alone_never_goes_back() {
+    let machine = Machine::new(Vec::new());
+    let env = Cpu {
+        machine: &machine,
+        page: TscPage(Rc::clone(&machine)),
+    };
+    let reader = machine.reader();
+    let first = reader.read_second(&env);
+    assert_eq!(first.count, counted(machine.now.get() / UNIT));
+    // The host's reference time steps back.
+    machine.now.set(machine.now.get() - 5 * US);
+    let held = reader.read_second(&env);
+    assert_eq!(
+        held,
+        Reading {
+            count: first.count,
+            tsc: None
+        }
+    );
+    machine.advance(6 * US);
+    assert!(reader.read_second(&env).count > first.count);
+    machine.act(&Action::Counter(false));
+    let last = reader.read_second(&env);
+    machine.advance(6 * US);
+    assert_eq!(reader.read_second(&env), last, "it stands still");
+    machine.close();
+}
