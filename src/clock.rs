@@ -116,7 +116,7 @@ impl<B: Backend> Clock<B> {
     /// What is read at the moment, as far as the readers have seen.
     pub(crate) fn mode(&self) -> Mode {
         match self.reader.standing() {
-            Standing::Rejected if B::SECOND_IS_REFERENCE => Mode::Msr,
+            Standing::Rejected if self.backend.second_is_reference() => Mode::Msr,
             _ => self.backend.mode(),
         }
     }
@@ -178,8 +178,6 @@ impl<B: Backend> Env for Clock<B> {
     type Word = AtomicWord;
     type Page = B::Page;
 
-    const SECOND_IS_REFERENCE: bool = B::SECOND_IS_REFERENCE;
-
     #[inline(always)]
     fn tsc(&self) -> u64 {
         rdtsc_ordered()
@@ -193,6 +191,10 @@ impl<B: Backend> Env for Clock<B> {
     #[inline(always)]
     fn second(&self) -> Option<Reading> {
         self.backend.second()
+    }
+
+    fn second_is_reference(&self) -> bool {
+        self.backend.second_is_reference()
     }
 
     fn relax(&self) {

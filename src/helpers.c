@@ -143,6 +143,12 @@ struct ms_hyperv_tsc_page *paraclock_hv_get_tsc_page(void)
 	return hv_get_tsc_page();
 }
 
+/* 0 where nobody has ever used it. */
+unsigned long paraclock_hv_get_tsc_pfn(void)
+{
+	return hv_get_tsc_pfn();
+}
+
 #ifdef CONFIG_HYPERV_TIMER
 struct ms_hyperv_tsc_page *paraclock_hv_claim_tsc_page(void)
 {
@@ -172,6 +178,11 @@ void paraclock_hv_enable_tsc_vdso(void)
 {
 }
 #endif
+
+bool paraclock_memory_is_encrypted(void)
+{
+	return cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT);
+}
 
 /* Zeroed memory that the hypervisor may write. */
 void *paraclock_alloc_shared(size_t size)

@@ -38,10 +38,12 @@ u64 paraclock_virt_to_phys(void *addr);
 bool paraclock_phys_is_ram(u64 addr);
 
 struct ms_hyperv_tsc_page *paraclock_hv_get_tsc_page(void);
+unsigned long paraclock_hv_get_tsc_pfn(void);
 struct ms_hyperv_tsc_page *paraclock_hv_claim_tsc_page(void);
 void paraclock_hv_release_tsc_page(void);
 void paraclock_hv_enable_tsc_vdso(void);
 
+bool paraclock_memory_is_encrypted(void);
 void *paraclock_alloc_shared(size_t size);
 void paraclock_free_shared(void *addr, size_t size);
 

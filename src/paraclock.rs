@@ -194,9 +194,9 @@ fn choose(hosts: &Hosts) -> Result<(options::Backend, options::Mode)> {
         match &hosts.hyperv {
             Err(absent) => pr_err!("no Hyper-V clock: {}\n", absent),
             Ok(host) => pr_err!(
-                "no Hyper-V clock in mode {}: the host does not grant it (privileges {:#x})\n",
+                "no Hyper-V clock in mode {}: {}\n",
                 mode.name(),
-                host.privileges()
+                host.missing(mode)
             ),
         }
     }

@@ -81,7 +81,7 @@ pub(crate) struct Config {
     pub(crate) name: &'static CStr,
     /// What its readings are.
     pub(crate) id: Id,
-    /// The rating, between 1 and 499; the available clocksource with the highest becomes current.
+    /// The rating, from 1; the available clocksource with the highest becomes current.
     pub(crate) rating: i32,
     /// The frequency in Hz.
     pub(crate) frequency: u32,

@@ -97,15 +97,35 @@ impl Page for TscPage {
     }
 }
 
-/// The page that the kernel has, whoever uses it; the vDSO's, once it was in use.
-///
-/// `None` in a kernel that is built without `CONFIG_HYPERV_TIMER`.
+/// The kernel's page, once somebody has used it; also when nobody does any more.
 pub(crate) fn builtin() -> Option<&'static TscPage> {
-    // SAFETY: The function returns an address; it has no preconditions.
-    let page = NonNull::new(unsafe { bindings::paraclock_hv_get_tsc_page() })?;
+    // SAFETY: Both functions return an address; they have no preconditions.
+    let (pfn, page) = unsafe {
+        (
+            bindings::paraclock_hv_get_tsc_pfn(),
+            bindings::paraclock_hv_get_tsc_page(),
+        )
+    };
+    let page = NonNull::new(page).filter(|_| pfn != 0)?;
     // SAFETY: The page is part of the kernel's image, aligned to a page, and valid for any reader
     // whatever its content. The layouts are the same.
     Some(unsafe { page.cast::<TscPage>().as_ref() })
+}
+
+/// Whether there is a page to be had, or one that somebody uses.
+///
+/// Not in a kernel that is built without `CONFIG_HYPERV_TIMER`, and not in an encrypted guest
+/// whose built-in driver does without.
+pub(crate) fn is_available() -> bool {
+    cfg!(CONFIG_HYPERV_TIMER) && (vdso_can_read() || builtin().is_some())
+}
+
+/// Whether the vDSO can read the page.
+///
+/// Not in an encrypted guest: the vDSO maps the page encrypted, which the hypervisor's words are not.
+pub(crate) fn vdso_can_read() -> bool {
+    // SAFETY: The function reads what the kernel knows of the machine; it has no preconditions.
+    !unsafe { bindings::paraclock_memory_is_encrypted() }
 }
 
 /// Lets user space map the vDSO's reference TSC page, from now on and for ever.
@@ -126,7 +146,8 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// `EBUSY` where somebody else has it, `EOPNOTSUPP` where the kernel has none.
+    /// `EBUSY` where somebody else has it, `EOPNOTSUPP` where the kernel has none, or the guest's
+    /// memory is encrypted.
     fn new() -> Result<Self> {
         // SAFETY: Sleeping is allowed here; drop releases what is claimed.
         let page = from_err_ptr(unsafe { bindings::paraclock_hv_claim_tsc_page() })?;
@@ -164,7 +185,8 @@ impl OwnPage {
     ///
     /// # Errors
     ///
-    /// `EBUSY` where somebody else has it, `EOPNOTSUPP` where the kernel has none.
+    /// `EBUSY` where somebody else has it, `EOPNOTSUPP` where the kernel has none, or the guest's
+    /// memory is encrypted.
     pub(crate) fn new(msr: AddressMsr) -> Result<Self> {
         let claim = Claim::new()?;
         Ok(Self {
@@ -183,7 +205,7 @@ impl OwnPage {
     /// Registers the page, unless it is registered already. The hypervisor fills it in before
     /// the call returns.
     ///
-    /// Context: any, with preemption off; not while [`OwnPage::unregister`] runs.
+    /// Context: any; not while [`OwnPage::unregister`] runs.
     ///
     /// # Errors
     ///

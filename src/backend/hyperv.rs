@@ -31,6 +31,7 @@ use crate::{
             examine,
             sample,
             Invalid,
+            NoSample,
             Page, //
         },
         reader::{
@@ -70,8 +71,8 @@ impl fmt::Display for Absent {
             }
             Absent::NotGranted(interface) => write!(
                 f,
-                "Hyper-V at leaf {:#x} grants neither the reference TSC page nor the reference \
-                 counter (privileges {:#x}); QEMU's option is hv-time",
+                "Hyper-V at leaf {:#x} grants neither AccessPartitionReferenceTsc nor \
+                 AccessPartitionReferenceCounter (privileges {:#x}); QEMU's option is hv-time",
                 interface.base, interface.privileges
             ),
         }
@@ -83,15 +84,20 @@ impl Host {
     pub(super) fn find() -> Result<Self, Absent> {
         let interface = Hyperv::find(cpuid::cpuid).ok_or(Absent::NoInterface)?;
         let host = Self { interface };
-        if host.has_page() || host.has_counter() {
+        if host.grants_page() || host.has_counter() {
             Ok(host)
         } else {
             Err(Absent::NotGranted(interface))
         }
     }
 
-    /// Whether the partition may have a reference TSC page.
+    /// Whether there is a reference TSC page to be had.
     pub(crate) fn has_page(&self) -> bool {
+        self.grants_page() && reference_tsc::is_available()
+    }
+
+    /// Whether the partition may have a reference TSC page.
+    fn grants_page(&self) -> bool {
         self.interface.has(Hyperv::REFERENCE_TSC)
     }
 
@@ -100,14 +106,25 @@ impl Host {
         self.interface.has(Hyperv::REFERENCE_COUNTER)
     }
 
+    /// Why a mode that was asked for is not to be had.
+    pub(crate) fn missing(&self, mode: options::ModeOption) -> &'static str {
+        match mode {
+            options::ModeOption::Msr => {
+                "the host does not grant AccessPartitionReferenceCounter; use mode=page"
+            }
+            _ if !self.grants_page() => {
+                "the host does not grant AccessPartitionReferenceTsc; use mode=msr"
+            }
+            _ => {
+                "the kernel has no page for it: the guest's memory is encrypted, or it is built \
+                 without CONFIG_HYPERV_TIMER; use mode=msr"
+            }
+        }
+    }
+
     /// Whether the host grants that the TSC keeps its frequency.
     pub(crate) fn has_tsc_invariant(&self) -> bool {
         self.interface.has(Hyperv::TSC_INVARIANT)
-    }
-
-    /// Says what is granted, for messages.
-    pub(crate) fn privileges(&self) -> u32 {
-        self.interface.privileges
     }
 
     /// Adopts the built-in driver's page where that has one; else claims the kernel's page and
@@ -122,21 +139,17 @@ impl Host {
         let value = msr::read(msr.number()).inspect_err(|_| {
             pr_err!("MSR {:#x} cannot be read\n", msr.number());
         })?;
+        // Who is at work is to be seen from the claim: it is refused while somebody has the page.
+        let claimed = OwnPage::new(msr);
         let builtin = reference_tsc::builtin();
-        let page = match (
-            named(msr, value, builtin.map(TscPage::gpa), fmt!(""))?,
-            builtin,
-        ) {
-            (Named::Builtins, Some(page)) => Feed::Adopted(page),
-            _ => {
-                let page = OwnPage::new(msr).inspect_err(|error| {
-                    let reason = if *error == EOPNOTSUPP {
-                        "the kernel is built without CONFIG_HYPERV_TIMER"
-                    } else {
-                        "the vDSO has that of another driver, which the host does not feed"
-                    };
-                    pr_err!("no page for the host to write: {}\n", reason);
-                })?;
+        let named = named(msr, value, builtin.map(TscPage::gpa), fmt!(""))?;
+        let page = match (claimed, named, builtin) {
+            (Err(_), Named::Builtins, Some(page)) => Feed::Adopted(page),
+            (Err(error), ..) => {
+                pr_err!("the vDSO has the page of another driver, which the host does not feed\n");
+                return Err(error);
+            }
+            (Ok(page), ..) => {
                 page.register().inspect_err(|_| {
                     pr_err!("the host refuses the page\n");
                 })?;
@@ -144,7 +157,7 @@ impl Host {
             }
         };
         Ok(Clock {
-            has_counter: self.has_counter(),
+            interface: self.interface,
             page: Some(page),
         })
     }
@@ -152,7 +165,7 @@ impl Host {
     /// Does without a page.
     pub(crate) fn counter_alone(&self) -> Clock {
         Clock {
-            has_counter: self.has_counter(),
+            interface: self.interface,
             page: None,
         }
     }
@@ -168,11 +181,15 @@ enum Feed {
 
 /// Hyper-V's clock.
 pub(crate) struct Clock {
-    has_counter: bool,
+    interface: Hyperv,
     page: Option<Feed>,
 }
 
 impl Clock {
+    fn has_counter(&self) -> bool {
+        self.interface.has(Hyperv::REFERENCE_COUNTER)
+    }
+
     fn unregister(&self) {
         if let Some(Feed::Own(page)) = &self.page {
             page.unregister();
@@ -186,7 +203,6 @@ impl Backend for Clock {
     const NAME: options::Backend = options::Backend::Hyperv;
     const ID: Id = Id::Generic;
     const COUNT_HZ: u32 = COUNT_HZ;
-    const SECOND_IS_REFERENCE: bool = true;
 
     fn page0(&self) -> &'static TscPage {
         match &self.page {
@@ -206,6 +222,10 @@ impl Backend for Clock {
             count: counted(msr::read_time_ref_count()?),
             tsc: None,
         })
+    }
+
+    fn second_is_reference(&self) -> bool {
+        self.has_counter()
     }
 
     /// A page that is not withdrawn is one for all CPUs.
@@ -252,8 +272,8 @@ impl Backend for Clock {
 
     /// A page that is no good for now is no reason against the clock, if there is the counter.
     fn check(&self) -> Result<VdsoClockMode> {
-        let counter = self.second();
-        if self.has_counter && counter.is_none() {
+        let counter = self.has_counter().then(|| self.second()).flatten();
+        if self.has_counter() && counter.is_none() {
             pr_err!(
                 "the reference counter, MSR {:#x}, cannot be read though it is granted; \
                  this is the host's fault\n",
@@ -267,7 +287,9 @@ impl Backend for Clock {
         let page = self.page0();
         let examined = examine(page, SETTLE_TRIES, rdtsc_ordered);
         let (mode, wrong) = match examined {
-            Ok(sample) if is_plausible(&sample, || self.second(), rdtsc_ordered) => {
+            Ok(sample)
+                if counter.is_none() || is_plausible(&sample, || self.second(), rdtsc_ordered) =>
+            {
                 return Ok(vdso_clock_mode());
             }
             Ok(_) => (
@@ -296,12 +318,19 @@ impl Backend for Clock {
     }
 
     fn enable_vdso(&self) {
-        if self.page.is_some() {
+        if self.page.is_some() && reference_tsc::vdso_can_read() {
             reference_tsc::enable_vdso();
         }
     }
 
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "privileges:")?;
+        for (privilege, name) in Hyperv::PRIVILEGES {
+            if self.interface.has(privilege) {
+                write!(f, " {name}")?;
+            }
+        }
+        writeln!(f)?;
         if self.page.is_none() {
             return Ok(());
         }
@@ -316,10 +345,14 @@ impl Backend for Clock {
                 sample.params.offset as i64,
                 page.gpa()
             ),
-            Err(_) => writeln!(
+            Err(none) => writeln!(
                 f,
-                " sequence={} invalid gpa={:#x}",
+                " sequence={} {} gpa={:#x}",
                 page.version(),
+                match none {
+                    NoSample::Withdrawn(_) => "invalid",
+                    NoSample::Unsettled => "unsettled",
+                },
                 page.gpa()
             ),
         }
@@ -329,8 +362,8 @@ impl Backend for Clock {
 /// How user space reads the page.
 fn vdso_clock_mode() -> VdsoClockMode {
     #[cfg(CONFIG_HYPERV_TIMER)]
-    return VdsoClockMode::Hvclock;
-    // Without it there is no page either.
-    #[cfg(not(CONFIG_HYPERV_TIMER))]
-    return VdsoClockMode::None;
+    if reference_tsc::vdso_can_read() {
+        return VdsoClockMode::Hvclock;
+    }
+    VdsoClockMode::None
 }

@@ -212,7 +212,6 @@ impl Backend for Clock {
     // speaks of this one as well.
     const ID: Id = Id::X86KvmClock;
     const COUNT_HZ: u32 = NSEC_PER_SEC as u32;
-    const SECOND_IS_REFERENCE: bool = false;
 
     fn page0(&self) -> &'static Slot {
         match &self.pages {
@@ -224,6 +223,10 @@ impl Backend for Clock {
     fn second(&self) -> Option<Reading> {
         let here = Pinned::new();
         read_own(self.page(CpuId::from_u32(here.cpu())?)?, rdtsc_ordered)
+    }
+
+    fn second_is_reference(&self) -> bool {
+        false
     }
 
     fn trusts_host(&self) -> bool {

@@ -2,7 +2,7 @@
 
 //! The hosts' clocks: whether they are there, and through which pages they are fed.
 //!
-//! [`find`] asks the host for all of them; one that was chosen becomes a [`Backend`], which is all
+//! [`Hosts::find`] asks the host for all of them; one that was chosen becomes a [`Backend`], which is all
 //! that [`crate::clock`] knows of it.
 
 pub(crate) mod hyperv;
@@ -47,14 +47,15 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     const ID: Id;
     /// The frequency of the counts, in Hz.
     const COUNT_HZ: u32;
-    /// See [`logic::reader::Env::SECOND_IS_REFERENCE`].
-    const SECOND_IS_REFERENCE: bool;
 
     /// The page that every CPU may read, and that the vDSO reads.
     fn page0(&self) -> &'static Self::Page;
 
     /// See [`logic::reader::Env::second`].
     fn second(&self) -> Option<Reading>;
+
+    /// See [`logic::reader::Env::second_is_reference`].
+    fn second_is_reference(&self) -> bool;
 
     /// Whether what the host says of the TSCs of all CPUs can be trusted.
     fn trusts_host(&self) -> bool;
@@ -172,8 +173,9 @@ fn named(
     if gpa < FIRMWARE_END {
         // SeaBIOS reads kvmclock as well, and leaves its page on the boot CPU registered.
         pr_info!(
-            "replacing the page at {:#x} that the firmware left registered{}\n",
+            "replacing the page at {:#x} that the firmware left in MSR {:#x}{}\n",
             gpa,
+            msr.number(),
             place
         );
         return Ok(Named::Nobodys);

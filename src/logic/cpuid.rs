@@ -132,6 +132,15 @@ impl Hyperv {
     /// In the features: the frequency MSRs are there.
     pub const FEATURE_FREQUENCY_MSRS: u32 = 1 << 8;
 
+    /// The privileges that concern the clock, by their names in the TLFS.
+    pub const PRIVILEGES: [(u32, &'static str); 5] = [
+        (Self::REFERENCE_COUNTER, "AccessPartitionReferenceCounter"),
+        (Self::REFERENCE_TSC, "AccessPartitionReferenceTsc"),
+        (Self::FREQUENCY_MSRS, "AccessFrequencyRegs"),
+        (Self::REENLIGHTENMENT, "AccessReenlightenmentControls"),
+        (Self::TSC_INVARIANT, "AccessTscInvariantControls"),
+    ];
+
     /// Finds Hyper-V's interface.
     pub fn find(cpuid: impl Fn(u32) -> Registers) -> Option<Self> {
         let base = find(&cpuid, &HYPERV_SIGNATURE)?;

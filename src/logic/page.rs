@@ -21,6 +21,8 @@ pub enum Invalid {
     Shift,
     /// The TSC frequency that the parameters stand for is out of range.
     Frequency,
+    /// The time that comes out lies before the beginning of time.
+    Negative,
 }
 
 impl Invalid {
@@ -33,6 +35,7 @@ impl Invalid {
             Invalid::ZeroMultiplier => "its multiplier is 0",
             Invalid::Shift => "its shift is out of range",
             Invalid::Frequency => "it implies a TSC frequency out of range",
+            Invalid::Negative => "it gives a time before the partition's beginning",
         }
     }
 }
@@ -51,7 +54,7 @@ pub trait Params: Copy {
     /// As [`Params::at`], but of a TSC from before the parameters' own time it is the count there.
     fn since(&self, tsc: u64) -> u64;
 
-    /// Whether `tsc` lies before the parameters' own time.
+    /// Whether `tsc` lies before the parameters' own time, where they have one.
     fn is_before(&self, tsc: u64) -> bool;
 
     /// Checks that the parameters can be a clock's. Does not divide: the readers call it.
@@ -60,6 +63,13 @@ pub trait Params: Copy {
     ///
     /// The first of the reasons against it, in the order of [`Invalid`].
     fn validate(&self) -> Result<(), Invalid>;
+
+    /// As [`Params::validate`], and that they give a time at the TSC `tsc`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn validate_at(&self, tsc: u64) -> Result<(), Invalid>;
 
     /// Whether the host vouches for the TSCs of all vCPUs.
     fn is_stable(&self) -> bool;
@@ -228,6 +238,6 @@ pub fn examine<P: Page>(
     if sample.version == 0 {
         return Err(Invalid::NeverWritten);
     }
-    sample.params.validate()?;
+    sample.params.validate_at(sample.tsc)?;
     Ok(sample)
 }

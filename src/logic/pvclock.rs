@@ -183,6 +183,11 @@ impl page::Params for Params {
         }
     }
 
+    /// At any: see [`page::Params::since`].
+    fn validate_at(&self, _tsc: u64) -> Result<(), Invalid> {
+        self.validate()
+    }
+
     #[inline]
     fn is_stable(&self) -> bool {
         self.flags & TSC_STABLE_BIT != 0

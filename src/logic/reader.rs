@@ -69,12 +69,12 @@ use super::{
 pub const SETTLE_TRIES: u32 = 1000;
 
 /// The largest difference between the old world and the new, in us, up to which the clamp is
-/// seeded from the old world where page 0 is not trusted any more, and there is no reference: with
-/// one, it is [`PLAUSIBLE_US`].
+/// seeded from the old world where page 0 is not trusted any more.
 ///
-/// The stable bit falls where vCPUs' TSCs are found apart; what readers were given a moment ago is
-/// then off by a skew, far below this. A larger difference is a clock that was set, or a TSC that
-/// was, by a migration say, and holding time still for it would be the greater fault.
+/// The stable bit falls where vCPUs' TSCs are found apart, and a host corrects its clock by what it
+/// has drifted; what readers were given a moment ago is then off by far less. A larger difference
+/// is a clock that was set, or a TSC that was, by a migration say, to which the old parameters do not
+/// apply, and holding time still for it would be the greater fault.
 pub const HANDOVER_US: u64 = 10_000;
 
 /// How long a page that became good again goes through the clamp before it is believed, in us.
@@ -83,7 +83,7 @@ pub const GRACE_US: u64 = 1000;
 /// By how much a page may be off from a reference of its own, in us.
 ///
 /// The two agree within 1 us. What is to be told from that is a page that is no clock of this
-/// partition, and a TSC that is none of the page's: what is below this the clamp makes up for.
+/// partition: what is below this the clamp makes up for.
 pub const PLAUSIBLE_US: u64 = 100;
 
 /// The unit in which the grace is measured, in counts: a power of two, which needs no division.
@@ -115,7 +115,7 @@ pub trait Env {
 
     /// Whether the second source does not depend on any page: it then takes the place of a page
     /// that fails, and is what a page is compared with.
-    const SECOND_IS_REFERENCE: bool;
+    fn second_is_reference(&self) -> bool;
 
     /// Reads the TSC, no earlier than the loads that precede it (`rdtsc_ordered()`), in cycles.
     fn tsc(&self) -> u64;
@@ -143,7 +143,7 @@ type ParamsOf<E> = <<E as Env>::Page as Page>::Params;
 /// nothing to wait for.
 pub fn read_own<P: Page>(page: &P, tsc: impl Fn() -> u64) -> Option<Reading> {
     let own = (0..OWN_TRIES).find_map(|_| sample(page, &tsc).ok())?;
-    own.params.validate().ok()?;
+    own.params.validate_at(own.tsc).ok()?;
     Some(Reading {
         count: own.params.since(own.tsc),
         tsc: Some(own.tsc),
@@ -329,7 +329,7 @@ impl<W: Word, P: Params> Reader<W, P> {
             }
         };
         let params = &sample.params;
-        if params.validate().is_err() {
+        if params.validate_at(sample.tsc).is_err() {
             self.without_page(env, state, sample.version, Event::Stuck, last)
         } else if !self.trusts(params) || params.is_before(sample.tsc) {
             self.read_unstable(env, state, &sample, last)
@@ -339,7 +339,8 @@ impl<W: Word, P: Params> Reader<W, P> {
                 count: sample.count(),
                 tsc: Some(sample.tsc),
             })
-        } else if !E::SECOND_IS_REFERENCE || is_plausible(&sample, || env.second(), || env.tsc()) {
+        } else if !env.second_is_reference() || is_plausible(&sample, || env.second(), || env.tsc())
+        {
             self.read_stable(env, state, &sample, last)
         } else {
             self.without_page(env, state, sample.version, Event::Stuck, last)
@@ -489,19 +490,14 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// exchange is fully ordered, and who finds nothing accepted finds the clamp raised.
     ///
     /// `count` is what the new world gives at about that TSC.
-    fn hand_over<E: Env<Word = W>>(&self, state: u64, tsc: u64, count: u64) {
+    fn hand_over(&self, state: u64, tsc: u64, count: u64) {
         if state & REJECTED != 0 {
             return;
         }
         // The slot is forgotten only where the state has changed: then the exchange fails.
         if let Some(old) = self.snapshot.get(state as u32) {
             let floor = old.since(tsc);
-            let limit = if E::SECOND_IS_REFERENCE {
-                PLAUSIBLE_US
-            } else {
-                HANDOVER_US
-            };
-            if floor.abs_diff(count) <= limit * P::PER_US {
+            if floor.abs_diff(count) <= HANDOVER_US * P::PER_US {
                 self.clamp.raise(floor);
             }
         }
@@ -510,7 +506,7 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// Hands over to a page that is valid and not to be accepted at once; false if another reader
     /// has meanwhile changed the state.
     fn reject<E: Env<Word = W>>(&self, env: &E, state: u64, page0: &Sample<P>) -> bool {
-        self.hand_over::<E>(state, page0.tsc, page0.params.since(page0.tsc));
+        self.hand_over(state, page0.tsc, page0.params.since(page0.tsc));
         let to = rejected(page0.version);
         // Without a snapshot where another reader is at work on it.
         let changed = self.publish(page0, state, to) || self.change(state, to);
@@ -551,7 +547,7 @@ impl<W: Word, P: Params> Reader<W, P> {
             tsc: Some(tsc),
         });
         let reading = match good {
-            Some(params) if !E::SECOND_IS_REFERENCE && self.trusts(&params) => old,
+            Some(params) if !env.second_is_reference() && self.trusts(&params) => old,
             _ => env.second().or(old),
         };
         // The TSC was read before page 0 changed, as in read_unstable().
@@ -560,7 +556,7 @@ impl<W: Word, P: Params> Reader<W, P> {
         }
         let reading = match reading {
             Some(reading) => {
-                self.hand_over::<E>(state, tsc, reading.count);
+                self.hand_over(state, tsc, reading.count);
                 self.clamped(env, reading)
             }
             // Time stands still rather than to be made up.

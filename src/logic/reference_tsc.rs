@@ -83,19 +83,15 @@ impl page::Params for Params {
         ((product >> (64 - FRACTION_BITS)) as u64).wrapping_add(self.offset << FRACTION_BITS)
     }
 
-    /// Reference time begins with the partition: what is before, is taken for the beginning.
+    /// There is no TSC that the page begins with.
     #[inline]
     fn since(&self, tsc: u64) -> u64 {
-        if self.is_before(tsc) {
-            0
-        } else {
-            self.at(tsc)
-        }
+        self.at(tsc)
     }
 
     #[inline]
-    fn is_before(&self, tsc: u64) -> bool {
-        (self.at(tsc) as i64) < 0
+    fn is_before(&self, _tsc: u64) -> bool {
+        false
     }
 
     fn validate(&self) -> Result<(), Invalid> {
@@ -106,6 +102,15 @@ impl page::Params for Params {
         } else {
             Ok(())
         }
+    }
+
+    /// Reference time begins with the partition: there is nothing before it.
+    fn validate_at(&self, tsc: u64) -> Result<(), Invalid> {
+        self.validate()?;
+        if (self.at(tsc) as i64) < 0 {
+            return Err(Invalid::Negative);
+        }
+        Ok(())
     }
 
     /// A valid page is one for the whole partition.

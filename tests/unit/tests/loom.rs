@@ -425,7 +425,6 @@ impl Env for Cpu<'_> {
     type Word = Word;
     type Page = SmallPage;
     const TRIES: u32 = 2;
-    const SECOND_IS_REFERENCE: bool = false;
 
     fn tsc(&self) -> u64 {
         self.0.tsc.fetch_add(self.0.step, AcqRel)
@@ -433,6 +432,10 @@ impl Env for Cpu<'_> {
 
     fn page0(&self) -> &SmallPage {
         &self.0.page0
+    }
+
+    fn second_is_reference(&self) -> bool {
+        false
     }
 
     fn second(&self) -> Option<Reading> {

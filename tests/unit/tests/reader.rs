@@ -347,8 +347,6 @@ impl Env for Cpu<'_> {
     type Word = HookedWord;
     type Page = CpuPage;
 
-    const SECOND_IS_REFERENCE: bool = false;
-
     fn tsc(&self) -> u64 {
         self.machine.step();
         let tsc = &self.machine.tsc;
@@ -358,6 +356,10 @@ impl Env for Cpu<'_> {
 
     fn page0(&self) -> &CpuPage {
         &self.page0
+    }
+
+    fn second_is_reference(&self) -> bool {
+        false
     }
 
     fn second(&self) -> Option<Reading> {

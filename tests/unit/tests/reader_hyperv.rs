@@ -9,7 +9,7 @@
 
 use paraclock_unit::logic::{
     page::{Page, Params as _, Version},
-    reader::{Env, Event, GRACE_US, PLAUSIBLE_US, Reader, Reading, Standing},
+    reader::{Env, Event, GRACE_US, HANDOVER_US, PLAUSIBLE_US, Reader, Reading, Standing},
     reference_tsc::{FRACTION_BITS, Params, counted, judge},
     word::Word,
 };
@@ -27,6 +27,8 @@ const US: u64 = Params::PER_US;
 const EPOCH: u64 = 3_000_000 * US + 77;
 /// How long the host takes at least to change a TSC: it has withdrawn the page before.
 const SWITCH: u64 = 10 * US;
+/// By how much the host corrects its clock at most.
+const CORRECTION: u64 = 500 * US;
 /// How many readers may stand still within one another.
 const DEPTH: u32 = 4;
 
@@ -48,6 +50,8 @@ enum Action {
     Garbage(Params),
     /// The counter can be read, or raises #GP.
     Counter(bool),
+    /// The host sets its reference time back by what it has drifted, with page and counter.
+    Correct(u64),
 }
 
 struct Machine {
@@ -55,6 +59,8 @@ struct Machine {
     script: RefCell<VecDeque<(u32, Action)>>,
     /// Reference time, in counts: the truth.
     now: Cell<u64>,
+    /// The same, but for corrections: what the TSC counts.
+    mono: Cell<u64>,
     /// The TSC's cycles a count, and where it stood when.
     rate: Cell<u64>,
     base: Cell<(u64, u64)>,
@@ -62,6 +68,8 @@ struct Machine {
     next_sequence: Cell<u32>,
     params: Cell<Params>,
     counter: Cell<bool>,
+    /// Whether the partition may read it.
+    has_counter: Cell<bool>,
     counter_reads: Cell<u64>,
     depth: Cell<u32>,
     given: Cell<u64>,
@@ -76,12 +84,14 @@ impl Machine {
             reader: RefCell::default(),
             script: RefCell::new(script.into()),
             now: Cell::new(EPOCH),
+            mono: Cell::new(EPOCH),
             rate: Cell::new(1),
             base: Cell::new((EPOCH, 0)),
             sequence: Cell::new(0),
             next_sequence: Cell::new(1),
             params: Cell::default(),
             counter: Cell::new(true),
+            has_counter: Cell::new(true),
             counter_reads: Cell::new(0),
             depth: Cell::new(0),
             given: Cell::new(0),
@@ -111,11 +121,12 @@ impl Machine {
 
     fn advance(&self, counts: u64) {
         self.now.set(self.now.get() + counts);
+        self.mono.set(self.mono.get() + counts);
     }
 
     fn tsc(&self) -> u64 {
         let (at, tsc) = self.base.get();
-        tsc + (self.now.get() - at) * self.rate.get()
+        tsc + (self.mono.get() - at) * self.rate.get()
     }
 
     /// A page of the TSC as it is; the offset has no fraction, so it is up to 100 ns behind.
@@ -168,12 +179,18 @@ impl Machine {
             Action::Migrate { rate, tsc } => {
                 self.sequence.set(0);
                 self.advance(SWITCH);
-                self.base.set((self.now.get(), tsc));
+                self.base.set((self.mono.get(), tsc));
                 self.rate.set(rate);
             }
             Action::Restore => self.restore(),
             Action::Garbage(params) => self.write(params),
             Action::Counter(there) => self.counter.set(there),
+            Action::Correct(counts) => {
+                self.sequence.set(0);
+                self.advance(SWITCH);
+                self.now.set(self.now.get() - counts);
+                self.restore();
+            }
         }
     }
 
@@ -289,8 +306,6 @@ impl Env for Cpu<'_> {
     type Word = HookedWord;
     type Page = TscPage;
 
-    const SECOND_IS_REFERENCE: bool = true;
-
     fn tsc(&self) -> u64 {
         self.machine.step();
         self.machine.advance(1);
@@ -299,6 +314,10 @@ impl Env for Cpu<'_> {
 
     fn page0(&self) -> &TscPage {
         &self.page
+    }
+
+    fn second_is_reference(&self) -> bool {
+        self.machine.has_counter.get()
     }
 
     fn second(&self) -> Option<Reading> {
@@ -338,6 +357,11 @@ fn garbage() -> impl Strategy<Value = Params> {
     prop_oneof![
         (any::<u64>()).prop_map(|offset| Params { scale: 0, offset }),
         (0..1u64 << 40).prop_map(|scale| Params { scale, offset: 0 }),
+        // A time before the beginning.
+        (1u64 << 30..1 << 50).prop_map(|offset| Params {
+            scale: 1 << (64 - FRACTION_BITS),
+            offset: offset.wrapping_neg(),
+        }),
         // A time half a century off, whatever the TSC.
         (1u64 << 40..1 << 44).prop_map(|offset| Params {
             scale: 1 << (64 - FRACTION_BITS),
@@ -346,21 +370,42 @@ fn garbage() -> impl Strategy<Value = Params> {
     ]
 }
 
-fn honest() -> impl Strategy<Value = Action> {
+/// What a host does that says the truth, beside `changes`.
+fn honest(changes: BoxedStrategy<Action>) -> impl Strategy<Value = Action> {
     prop_oneof![
         4 => prop_oneof![1..UNIT, 1..10 * US, 1..4 * GRACE_US * US].prop_map(Action::Advance),
         8 => Just(Action::Read),
         2 => any::<bool>().prop_map(Action::Withdraw),
-        2 => (rates(), tscs()).prop_map(|(rate, tsc)| Action::Migrate { rate, tsc }),
         4 => Just(Action::Restore),
+        2 => changes,
     ]
 }
 
-fn faulty() -> impl Strategy<Value = Action> {
+/// The TSC changes, or the clock is corrected. Not both at once: what readers were given a moment
+/// ago follows from the old parameters and the TSC, or from the host's word that its reference
+/// time never steps back, and where neither holds there is nothing to tell it by.
+fn changes() -> impl Strategy<Value = BoxedStrategy<Action>> {
     prop_oneof![
-        10 => honest(),
-        2 => garbage().prop_map(Action::Garbage),
+        Just(
+            (rates(), tscs())
+                .prop_map(|(rate, tsc)| Action::Migrate { rate, tsc })
+                .boxed()
+        ),
+        Just((1..CORRECTION).prop_map(Action::Correct).boxed()),
     ]
+}
+
+fn honest_script() -> impl Strategy<Value = Vec<(u32, Action)>> {
+    changes().prop_flat_map(|changes| script(honest(changes)))
+}
+
+fn faulty_script() -> impl Strategy<Value = Vec<(u32, Action)>> {
+    changes().prop_flat_map(|changes| {
+        script(prop_oneof![
+            10 => honest(changes),
+            2 => garbage().prop_map(Action::Garbage),
+        ])
+    })
 }
 
 fn script(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Vec<(u32, Action)>> {
@@ -378,8 +423,11 @@ fn run(
         if machine.script.borrow().is_empty() {
             after_the_script += 1;
         }
-        let before = machine.now.get();
+        let (before, mono) = (machine.now.get(), machine.mono.get());
         let reading = machine.read();
+        // What was corrected meanwhile counts from the beginning.
+        let passed = machine.mono.get() - mono;
+        let before = before.min(machine.now.get() - passed);
         if let Err(why) = check(&machine, reading, before) {
             machine.fail(why);
         }
@@ -401,18 +449,19 @@ proptest! {
     })]
 
     /// Never back, and the truth: no earlier than it was when the reading began, but for the
-    /// rounding of page and counter, and no later than it was when it ended, but for a TSC that
-    /// was changed under the reader and looks as if it were the old one.
+    /// rounding of page and counter, and no later than it was when it ended, but for what the
+    /// clamp holds: after a correction, and where a TSC that was changed under the reader looks as
+    /// if it were the old one.
     #[test]
-    fn an_honest_host_is_followed(script in script(honest())) {
+    fn an_honest_host_is_followed(script in honest_script()) {
         run(script, |machine, reading, before| {
             let now = machine.now.get();
-            if reading.count + 2 * UNIT < before || reading.count > now + PLAUSIBLE_US * US {
+            if reading.count + 2 * UNIT < before || reading.count > now + HANDOVER_US * US {
                 return Err(format!(
                     "{} was read between {} and {}",
                     reading.count as i64 - EPOCH as i64,
-                    before - EPOCH,
-                    now - EPOCH
+                    before as i64 - EPOCH as i64,
+                    now as i64 - EPOCH as i64
                 ));
             }
             Ok(())
@@ -421,15 +470,15 @@ proptest! {
 
     /// Never back, and never far from the truth: what is not plausible is not believed.
     #[test]
-    fn a_page_that_is_no_clock_is_not_believed(script in script(faulty())) {
+    fn a_page_that_is_no_clock_is_not_believed(script in faulty_script()) {
         run(script, |machine, reading, before| {
-            let slack = (PLAUSIBLE_US + GRACE_US) * US;
+            let slack = (PLAUSIBLE_US + HANDOVER_US) * US;
             if reading.count + slack < before || reading.count > machine.now.get() + slack {
                 return Err(format!(
                     "{} was read between {} and {}",
                     reading.count as i64 - EPOCH as i64,
-                    before - EPOCH,
-                    machine.now.get() - EPOCH
+                    before as i64 - EPOCH as i64,
+                    machine.now.get() as i64 - EPOCH as i64
                 ));
             }
             Ok(())
@@ -527,6 +576,37 @@ fn without_the_counter_time_goes_on_by_the_last_parameters() {
     let reading = machine.read();
     assert!(reading.tsc.is_some());
     assert!(machine.now.get() - reading.count <= 2 * UNIT);
+    machine.close();
+}
+
+/// A page of a time before the beginning, where there is no counter to compare it with.
+#[test]
+fn a_page_of_a_negative_time_is_stuck_without_a_counter() {
+    let machine = machine();
+    machine.has_counter.set(false);
+    machine.counter.set(false);
+    machine.act(&Action::Garbage(Params {
+        scale: 1 << (64 - FRACTION_BITS),
+        offset: (1u64 << 40).wrapping_neg(),
+    }));
+    machine.advance(50 * US);
+    let reading = machine.read();
+    assert!(machine.now.get() - reading.count <= 2 * UNIT);
+    assert_eq!(machine.stuck.get(), 1);
+    machine.close();
+}
+
+/// A correction by more than page and counter may disagree.
+#[test]
+fn a_host_that_sets_its_clock_back_is_waited_for() {
+    let machine = machine();
+    machine.act(&Action::Correct(5 * PLAUSIBLE_US * US));
+    let held = machine.read();
+    machine.advance(PLAUSIBLE_US * US);
+    assert_eq!(machine.read().count, held.count, "it stands still");
+    machine.advance(5 * PLAUSIBLE_US * US);
+    let reading = machine.read();
+    assert!(reading.count > held.count && reading.count <= machine.now.get());
     machine.close();
 }
 
