@@ -178,6 +178,8 @@ impl<B: Backend> Env for Clock<B> {
     type Word = AtomicWord;
     type Page = B::Page;
 
+    const TRIES: u32 = B::TRIES;
+
     #[inline(always)]
     fn tsc(&self) -> u64 {
         rdtsc_ordered()

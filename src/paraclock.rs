@@ -196,7 +196,7 @@ fn choose(hosts: &Hosts) -> Result<(options::Backend, options::Mode)> {
             Ok(host) => pr_err!(
                 "no Hyper-V clock in mode {}: {}\n",
                 mode.name(),
-                host.missing(mode)
+                host.missing()
             ),
         }
     }

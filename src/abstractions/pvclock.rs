@@ -142,7 +142,8 @@ pub(crate) fn vdso_allowed() -> bool {
 ///
 /// Context: any, serialised by the callers: the timekeeping core's `enable()`.
 pub(crate) fn enable_vdso() {
-    // SAFETY: Called by way of clocksource::Operations::enable(), which the core serialises.
+    // SAFETY: The function sets a flag among others, by a plain read and write. Serialised, as its
+    // callers are, none of them is lost; and what was lost would be the vDSO, not memory.
     unsafe { bindings::pvclock_enable_vdso() };
 }
 

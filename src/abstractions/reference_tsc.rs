@@ -39,7 +39,7 @@ use kernel::{
     prelude::*,
     sync::atomic::{
         Atomic,
-        Full, //
+        Relaxed, //
     },
 };
 
@@ -53,7 +53,13 @@ pub(crate) struct TscPage(UnsafeCell<ReferenceTscPage>);
 unsafe impl Sync for TscPage {}
 
 const _: () = {
-    assert!(size_of::<ReferenceTscPage>() == size_of::<bindings::ms_hyperv_tsc_page>());
+    use core::mem::offset_of;
+    type C = bindings::ms_hyperv_tsc_page;
+
+    assert!(size_of::<ReferenceTscPage>() == size_of::<C>());
+    assert!(offset_of!(ReferenceTscPage, sequence) == offset_of!(C, tsc_sequence));
+    assert!(offset_of!(ReferenceTscPage, scale) == offset_of!(C, tsc_scale));
+    assert!(offset_of!(ReferenceTscPage, offset) == offset_of!(C, tsc_offset));
     // The vDSO's cycles are the module's.
     assert!(FRACTION_BITS == bindings::HV_TSC_PAGE_FRACTION_BITS);
 };
@@ -107,8 +113,9 @@ pub(crate) fn builtin() -> Option<&'static TscPage> {
         )
     };
     let page = NonNull::new(page).filter(|_| pfn != 0)?;
-    // SAFETY: The page is part of the kernel's image, aligned to a page, and valid for any reader
-    // whatever its content. The layouts are the same.
+    // SAFETY: The page is part of the kernel's image, or was mapped while it booted, and is never
+    // unmapped. It is aligned to a page, valid for any reader whatever its content, and the layouts
+    // are the same.
     Some(unsafe { page.cast::<TscPage>().as_ref() })
 }
 
@@ -132,7 +139,8 @@ pub(crate) fn vdso_can_read() -> bool {
 ///
 /// Context: any, serialised by the callers: the timekeeping core's `enable()`.
 pub(crate) fn enable_vdso() {
-    // SAFETY: Called by way of clocksource::Operations::enable(), which the core serialises.
+    // SAFETY: The function sets a flag among others, by a plain read and write. Serialised, as its
+    // callers are, none of them is lost; and what was lost would be the vDSO, not memory.
     unsafe { bindings::paraclock_hv_enable_tsc_vdso() };
 }
 
@@ -211,40 +219,40 @@ impl OwnPage {
     ///
     /// `EIO` where the MSR cannot be written.
     pub(crate) fn register(&self) -> Result {
-        // INVARIANT: Set before the hypervisor hears of the page.
-        if self.registered.xchg(1, Full) != 0 {
+        if self.registered.load(Relaxed) != 0 {
             return Ok(());
         }
+        // INVARIANT: Set before the hypervisor hears of the page: the write of the MSR is not moved
+        // before the store, since the compiler does not move it and the instruction serialises.
+        self.registered.store(1, Relaxed);
         // SAFETY: The page is of the size that the MSR stands for, Rust code only reads it, by
         // volatile loads, and it is never freed.
         let enabled = unsafe { self.msr.enable(self.page.gpa()) };
         if enabled.is_err() {
             // INVARIANT: The write faulted, so the hypervisor did not hear of it.
-            self.registered.xchg(0, Full);
+            self.registered.store(0, Relaxed);
         }
         enabled
     }
 
     /// Takes the page back from the hypervisor, if it was registered.
     ///
-    /// On whichever CPU: the MSR is the partition's.
+    /// On whichever CPU: the MSR is the partition's. On several at once, as in a crash, each of
+    /// them writes the MSR, so that nobody relies on one that has been stopped halfway.
     ///
     /// Context: any, NMIs included.
     pub(crate) fn unregister(&self) {
-        // Only one of those that are here at once, in a crash all CPUs, writes the MSR.
-        if self.registered.cmpxchg(1, 2, Full).is_err() {
-            return;
+        if self.registered.load(Relaxed) != 0 && self.msr.disable().is_ok() {
+            // INVARIANT: The hypervisor has been told.
+            self.registered.store(0, Relaxed);
         }
-        let told = self.msr.disable().is_ok();
-        // INVARIANT: 0 only where the hypervisor has been told.
-        self.registered.xchg(u32::from(!told), Full);
     }
 }
 
 impl Drop for OwnPage {
     fn drop(&mut self) {
         self.unregister();
-        if self.registered.xchg(0, Full) != 0 {
+        if self.registered.load(Relaxed) != 0 {
             // By the type invariant the hypervisor may write to the page.
             pr_crit!("the hypervisor cannot be told to leave its page alone, keeping it claimed\n");
             core::mem::forget(self.claim.take());

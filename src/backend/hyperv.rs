@@ -34,11 +34,7 @@ use crate::{
             NoSample,
             Page, //
         },
-        reader::{
-            is_plausible,
-            Reading,
-            SETTLE_TRIES, //
-        },
+        reader::{is_plausible, Reading},
         reference_tsc::{
             counted,
             COUNT_HZ, //
@@ -59,7 +55,7 @@ pub(crate) struct Host {
 pub(crate) enum Absent {
     /// Hyper-V is not, nor a host that offers its interface.
     NoInterface,
-    /// It is, and grants nothing to read the time by.
+    /// It is, and does not grant the counter, without which a page is of no use either.
     NotGranted(Hyperv),
 }
 
@@ -71,8 +67,8 @@ impl fmt::Display for Absent {
             }
             Absent::NotGranted(interface) => write!(
                 f,
-                "Hyper-V at leaf {:#x} grants neither AccessPartitionReferenceTsc nor \
-                 AccessPartitionReferenceCounter (privileges {:#x}); QEMU's option is hv-time",
+                "Hyper-V at leaf {:#x} does not grant AccessPartitionReferenceCounter \
+                 (privileges {:#x}); QEMU's option is hv-time",
                 interface.base, interface.privileges
             ),
         }
@@ -84,16 +80,17 @@ impl Host {
     pub(super) fn find() -> Result<Self, Absent> {
         let interface = Hyperv::find(cpuid::cpuid).ok_or(Absent::NoInterface)?;
         let host = Self { interface };
-        if host.grants_page() || host.has_counter() {
+        if host.has_counter() {
             Ok(host)
         } else {
             Err(Absent::NotGranted(interface))
         }
     }
 
-    /// Whether there is a reference TSC page to be had.
+    /// Whether there is a reference TSC page to be had, with the counter to go on by where it is
+    /// withdrawn: the TSC may be another one by then, and the page's last words of no use.
     pub(crate) fn has_page(&self) -> bool {
-        self.grants_page() && reference_tsc::is_available()
+        self.grants_page() && self.has_counter() && reference_tsc::is_available()
     }
 
     /// Whether the partition may have a reference TSC page.
@@ -107,18 +104,14 @@ impl Host {
     }
 
     /// Why a mode that was asked for is not to be had.
-    pub(crate) fn missing(&self, mode: options::ModeOption) -> &'static str {
-        match mode {
-            options::ModeOption::Msr => {
-                "the host does not grant AccessPartitionReferenceCounter; use mode=page"
-            }
-            _ if !self.grants_page() => {
-                "the host does not grant AccessPartitionReferenceTsc; use mode=msr"
-            }
-            _ => {
-                "the kernel has no page for it: the guest's memory is encrypted, or it is built \
-                 without CONFIG_HYPERV_TIMER; use mode=msr"
-            }
+    pub(crate) fn missing(&self) -> &'static str {
+        if !self.has_counter() {
+            "the host does not grant AccessPartitionReferenceCounter"
+        } else if !self.grants_page() {
+            "the host does not grant AccessPartitionReferenceTsc; use mode=msr"
+        } else {
+            "the kernel has no page for it: the guest's memory is encrypted, or it is built \
+             without CONFIG_HYPERV_TIMER; use mode=msr"
         }
     }
 
@@ -146,7 +139,12 @@ impl Host {
         let page = match (claimed, named, builtin) {
             (Err(_), Named::Builtins, Some(page)) => Feed::Adopted(page),
             (Err(error), ..) => {
-                pr_err!("the vDSO has the page of another driver, which the host does not feed\n");
+                let reason = if error == EBUSY {
+                    "the vDSO has that of another driver, which the host does not feed"
+                } else {
+                    "the guest's memory is encrypted"
+                };
+                pr_err!("no page for the host to write: {}; use mode=msr\n", reason);
                 return Err(error);
             }
             (Ok(page), ..) => {
@@ -186,10 +184,6 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    fn has_counter(&self) -> bool {
-        self.interface.has(Hyperv::REFERENCE_COUNTER)
-    }
-
     fn unregister(&self) {
         if let Some(Feed::Own(page)) = &self.page {
             page.unregister();
@@ -203,6 +197,8 @@ impl Backend for Clock {
     const NAME: options::Backend = options::Backend::Hyperv;
     const ID: Id = Id::Generic;
     const COUNT_HZ: u32 = COUNT_HZ;
+    // The page says at once when it is not to be used, and each look at a new one takes an exit.
+    const TRIES: u32 = 16;
 
     fn page0(&self) -> &'static TscPage {
         match &self.page {
@@ -214,8 +210,7 @@ impl Backend for Clock {
 
     /// The reference counter: of the partition, so on whichever CPU it is read.
     ///
-    /// Where it is not granted the instruction faults, which is caught: that it is not asked before
-    /// saves the mode that reads nothing else a test.
+    /// It was granted; where it faults nevertheless there is no reading.
     #[inline(always)]
     fn second(&self) -> Option<Reading> {
         Some(Reading {
@@ -225,7 +220,7 @@ impl Backend for Clock {
     }
 
     fn second_is_reference(&self) -> bool {
-        self.has_counter()
+        true
     }
 
     /// A page that is not withdrawn is one for all CPUs.
@@ -270,10 +265,9 @@ impl Backend for Clock {
         self.unregister();
     }
 
-    /// A page that is no good for now is no reason against the clock, if there is the counter.
+    /// A page that is no good for now is no reason against the clock: there is the counter.
     fn check(&self) -> Result<VdsoClockMode> {
-        let counter = self.has_counter().then(|| self.second()).flatten();
-        if self.has_counter() && counter.is_none() {
+        if self.second().is_none() {
             pr_err!(
                 "the reference counter, MSR {:#x}, cannot be read though it is granted; \
                  this is the host's fault\n",
@@ -285,30 +279,28 @@ impl Backend for Clock {
             return Ok(VdsoClockMode::None);
         }
         let page = self.page0();
-        let examined = examine(page, SETTLE_TRIES, rdtsc_ordered);
-        let (mode, wrong) = match examined {
-            Ok(sample)
-                if counter.is_none() || is_plausible(&sample, || self.second(), rdtsc_ordered) =>
-            {
-                return Ok(vdso_clock_mode());
+        let mut plausible = None;
+        let mut examined = Err(Invalid::Unsettled);
+        for _ in 0..Self::TRIES {
+            examined = examine(page, Self::TRIES, rdtsc_ordered);
+            plausible = match &examined {
+                Ok(sample) => is_plausible(sample, || self.second(), rdtsc_ordered),
+                Err(_) => break,
+            };
+            if plausible.is_some() {
+                break;
             }
-            Ok(_) => (
+        }
+        let (mode, wrong) = match (examined, plausible) {
+            (Ok(_), Some(true)) => return Ok(vdso_clock_mode()),
+            (Ok(_), _) => (
                 VdsoClockMode::None,
                 "it does not agree with the reference counter",
             ),
             // The vDSO makes the system call for as long as that lasts.
-            Err(Invalid::Withdrawn) => (vdso_clock_mode(), Invalid::Withdrawn.reason()),
-            Err(invalid) => (VdsoClockMode::None, invalid.reason()),
+            (Err(Invalid::Withdrawn), _) => (vdso_clock_mode(), Invalid::Withdrawn.reason()),
+            (Err(invalid), _) => (VdsoClockMode::None, invalid.reason()),
         };
-        if counter.is_none() {
-            pr_err!(
-                "the reference TSC page at {:#x} is not a clock's: {}; and the host grants no \
-                 reference counter beside it\n",
-                page.gpa(),
-                wrong
-            );
-            return Err(EIO);
-        }
         pr_warn!(
             "the reference TSC page at {:#x} is not a clock's: {}; reading the reference counter\n",
             page.gpa(),

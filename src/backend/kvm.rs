@@ -212,6 +212,7 @@ impl Backend for Clock {
     // speaks of this one as well.
     const ID: Id = Id::X86KvmClock;
     const COUNT_HZ: u32 = NSEC_PER_SEC as u32;
+    const TRIES: u32 = SETTLE_TRIES;
 
     fn page0(&self) -> &'static Slot {
         match &self.pages {

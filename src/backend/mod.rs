@@ -47,6 +47,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     const ID: Id;
     /// The frequency of the counts, in Hz.
     const COUNT_HZ: u32;
+    /// See [`logic::reader::Env::TRIES`].
+    const TRIES: u32;
 
     /// The page that every CPU may read, and that the vDSO reads.
     fn page0(&self) -> &'static Self::Page;

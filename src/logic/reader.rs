@@ -78,13 +78,18 @@ pub const SETTLE_TRIES: u32 = 1000;
 pub const HANDOVER_US: u64 = 10_000;
 
 /// How long a page that became good again goes through the clamp before it is believed, in us.
-pub const GRACE_US: u64 = 1000;
+///
+/// Longer than what the clamp was seeded with may be ahead: a reader that stood still with it in
+/// hand is through by then.
+pub const GRACE_US: u64 = 11_000;
 
 /// By how much a page may be off from a reference of its own, in us.
 ///
 /// The two agree within 1 us. What is to be told from that is a page that is no clock of this
 /// partition: what is below this the clamp makes up for.
 pub const PLAUSIBLE_US: u64 = 100;
+
+const _: () = assert!(PLAUSIBLE_US < HANDOVER_US && HANDOVER_US < GRACE_US);
 
 /// The unit in which the grace is measured, in counts: a power of two, which needs no division.
 const GRACE_UNIT: u64 = 1 << 16;
@@ -110,7 +115,8 @@ pub trait Env {
     /// The type of a page.
     type Page: Page;
 
-    /// How often a reader looks at a page before it takes the version for stuck; at least 1.
+    /// How often a reader looks at a page before it takes the version for stuck, or goes through the
+    /// clamp because others are at work; at least 1.
     const TRIES: u32 = SETTLE_TRIES;
 
     /// Whether the second source does not depend on any page: it then takes the place of a page
@@ -150,23 +156,30 @@ pub fn read_own<P: Page>(page: &P, tsc: impl Fn() -> u64) -> Option<Reading> {
     })
 }
 
-/// Whether a page agrees with the reference, where there is one.
+/// Whether a page agrees with a reference; `None` if that was not to be told, because too much time
+/// passed between the readings.
 ///
 /// The reference is read between two readings of the TSC, so it has to lie between what the
-/// page says of the two, however long the host kept the vCPU away meanwhile.
+/// page says of the two.
 pub fn is_plausible<P: Params>(
     sample: &Sample<P>,
     reference: impl FnOnce() -> Option<Reading>,
     tsc: impl FnOnce() -> u64,
-) -> bool {
+) -> Option<bool> {
     let Some(reference) = reference() else {
-        return true;
+        // There is nothing against it.
+        return Some(true);
     };
-    let after = sample.params.at(tsc());
     let slack = (PLAUSIBLE_US * P::PER_US) as i64;
     // Differences of counts, which wrap.
-    let from = |count: u64| reference.count.wrapping_sub(count) as i64;
-    from(sample.count()) >= -slack && from(after) <= slack
+    let before = reference.count.wrapping_sub(sample.count()) as i64;
+    let after = reference.count.wrapping_sub(sample.params.at(tsc())) as i64;
+    if before < -slack || after > slack {
+        Some(false)
+    } else {
+        // The host had taken the CPU away, and the page may be off by as much.
+        (before.wrapping_sub(after) <= slack).then_some(true)
+    }
 }
 
 /// What is worth counting, all of it off the fast way.
@@ -330,20 +343,27 @@ impl<W: Word, P: Params> Reader<W, P> {
         };
         let params = &sample.params;
         if params.validate_at(sample.tsc).is_err() {
-            self.without_page(env, state, sample.version, Event::Stuck, last)
-        } else if !self.trusts(params) || params.is_before(sample.tsc) {
-            self.read_unstable(env, state, &sample, last)
-        } else if state == u64::from(sample.version) {
+            return self.without_page(env, state, sample.version, Event::Stuck, last);
+        }
+        if !self.trusts(params) || params.is_before(sample.tsc) {
+            return self.read_unstable(env, state, &sample, last);
+        }
+        if state == u64::from(sample.version) {
             // Accepted since the fast way was tried.
-            Some(Reading {
+            return Some(Reading {
                 count: sample.count(),
                 tsc: Some(sample.tsc),
-            })
-        } else if !env.second_is_reference() || is_plausible(&sample, || env.second(), || env.tsc())
-        {
-            self.read_stable(env, state, &sample, last)
+            });
+        }
+        let plausible = if env.second_is_reference() {
+            is_plausible(&sample, || env.second(), || env.tsc())
         } else {
-            self.without_page(env, state, sample.version, Event::Stuck, last)
+            Some(true)
+        };
+        match plausible {
+            Some(true) => self.read_stable(env, state, &sample, last),
+            None if !last => None,
+            _ => self.without_page(env, state, sample.version, Event::Stuck, last),
         }
     }
 
@@ -416,9 +436,14 @@ impl<W: Word, P: Params> Reader<W, P> {
                 .store(u64::from(version) << 32 | u64::from(now));
             return false;
         }
-        // Negative where this reader is behind the one that began.
+        let grace = (GRACE_US * P::PER_US / GRACE_UNIT) as i32;
+        // Negative where this reader is behind the one that began; and where that was so long ago
+        // that the difference has no sign any more.
         let passed = now.wrapping_sub(since as u32) as i32;
-        passed > (GRACE_US * P::PER_US / GRACE_UNIT) as i32
+        if passed < -grace {
+            self.good_since.store(0);
+        }
+        passed > grace
     }
 
     /// Remembers a sample and changes the state, unless another reader does or did so.
@@ -495,7 +520,8 @@ impl<W: Word, P: Params> Reader<W, P> {
             return;
         }
         // The slot is forgotten only where the state has changed: then the exchange fails.
-        if let Some(old) = self.snapshot.get(state as u32) {
+        let old = self.snapshot.get(state as u32);
+        if let Some(old) = old.filter(|params| params.validate_at(tsc).is_ok()) {
             let floor = old.since(tsc);
             if floor.abs_diff(count) <= HANDOVER_US * P::PER_US {
                 self.clamp.raise(floor);
@@ -511,6 +537,7 @@ impl<W: Word, P: Params> Reader<W, P> {
         // Without a snapshot where another reader is at work on it.
         let changed = self.publish(page0, state, to) || self.change(state, to);
         if changed {
+            self.good_since.store(0);
             self.examine(env, page0);
         }
         changed
@@ -542,10 +569,12 @@ impl<W: Word, P: Params> Reader<W, P> {
         };
         // The TSC after the version, as in a page's bracket.
         let tsc = env.tsc();
-        let old = good.map(|params| Reading {
-            count: params.since(tsc),
-            tsc: Some(tsc),
-        });
+        let old = good
+            .filter(|params| params.validate_at(tsc).is_ok())
+            .map(|params| Reading {
+                count: params.since(tsc),
+                tsc: Some(tsc),
+            });
         let reading = match good {
             Some(params) if !env.second_is_reference() && self.trusts(&params) => old,
             _ => env.second().or(old),
@@ -563,14 +592,18 @@ impl<W: Word, P: Params> Reader<W, P> {
             None => self.held(env, self.clamp.last()),
         };
         // After the clamp, as in reject().
-        if state != rejected(version) {
-            if self.change(state, rejected(version)) {
-                env.count(event);
-            } else if !last {
-                return None;
-            }
-        }
-        Some(reading)
+        let settled = if state == rejected(version) {
+            // A page is withdrawn by one and the same version every time: it may have been accepted
+            // meanwhile, and be withdrawn again. Then the clamp lacks what it gave.
+            self.state.load_acquire() == state
+        } else if self.change(state, rejected(version)) {
+            self.good_since.store(0);
+            env.count(event);
+            true
+        } else {
+            false
+        };
+        (settled || last).then_some(reading)
     }
 
     /// Whether a page of these parameters may be read on every CPU, and by user space.

@@ -148,7 +148,8 @@ pub const fn judge(sequence: u32) -> Version {
 
 /// What the reference counter (`HV_X64_MSR_TIME_REF_COUNT`, in 100 ns) says, in counts.
 ///
-/// Rounded down, as the counter itself is: a page read later never says less.
+/// Rounded down, as the counter itself is: a page that is read after it does not say less but for
+/// the rounding of its own offset, below 100 ns, and the way back from the host takes longer.
 #[inline(always)]
 pub const fn counted(reference_count: u64) -> u64 {
     reference_count << FRACTION_BITS

@@ -22,8 +22,8 @@ use core::marker::PhantomData;
 /// follow one another. A slot's tag is a sequence: it is emptied, a write barrier orders that
 /// before the stores of the content, and the releasing store of the new tag follows these. A
 /// reader takes the tag with acquire semantics before the content, and once more behind a read
-/// barrier after it. One and the same tag twice is one and the same content: a page's content
-/// changes only with its version.
+/// barrier after it. One and the same tag twice is one and the same content: a tag counts the
+/// writes beside the version, since hosts begin anew with the versions they count.
 pub struct Snapshot<W, P> {
     /// 1 while a writer is at work, else 0.
     lock: W,
@@ -32,7 +32,7 @@ pub struct Snapshot<W, P> {
 }
 
 struct Slot<W> {
-    /// `VALID` and the version, or 0 where the slot is empty.
+    /// [`VALID`], the number of the write and the version; 0 where the slot is empty.
     tag: W,
     /// The parameters.
     words: [W; 3],
@@ -40,14 +40,22 @@ struct Slot<W> {
 
 const VALID: u64 = 1 << 63;
 
-const fn tag(version: u32) -> u64 {
-    VALID | version as u64
+/// The tag of the write that follows those with the tags `a` and `b`. 31 bits count writes.
+const fn next_tag(a: u64, b: u64, version: u32) -> u64 {
+    let last = if older(a, b) { b } else { a };
+    VALID | (last.wrapping_add(1 << 32) & !VALID & !(u32::MAX as u64)) | version as u64
 }
 
-/// Whether the slot with the tag `a` is older than that with the tag `b`, or empty.
+/// Whether `tag` is one of this version.
+const fn is_of(tag: u64, version: u32) -> bool {
+    tag & VALID != 0 && tag as u32 == version
+}
+
+/// Whether the slot with the tag `a` was written before that with the tag `b`, or never.
 const fn older(a: u64, b: u64) -> bool {
-    // Versions wrap.
-    a == 0 || b != 0 && ((a as u32).wrapping_sub(b as u32) as i32) < 0
+    // The count of writes wraps: its highest bit is brought to the sign.
+    let (writes_a, writes_b) = ((a << 1) >> 32, (b << 1) >> 32);
+    a == 0 || b != 0 && (((writes_a as u32).wrapping_sub(writes_b as u32)) as i32) < 0
 }
 
 impl<W: Word> Slot<W> {
@@ -58,13 +66,13 @@ impl<W: Word> Slot<W> {
         }
     }
 
-    fn write(&self, version: u32, params: [u64; 3]) {
+    fn write(&self, tag: u64, params: [u64; 3]) {
         self.tag.store(0);
         self.tag.wmb();
         for (word, value) in self.words.iter().zip(params) {
             word.store(value);
         }
-        self.tag.store_release(tag(version));
+        self.tag.store_release(tag);
     }
 
     /// Returns the tag and what is under it, unless the slot is empty or being written.
@@ -106,13 +114,16 @@ impl<W: Word, P: Params> Snapshot<W, P> {
         let changed = state.load() == from && {
             let [a, b] = &self.slots;
             let (tag_a, tag_b) = (a.tag.load(), b.tag.load());
-            let keep = VALID | from;
-            let slot = if tag_b == keep || tag_a != keep && older(tag_a, tag_b) {
-                a
-            } else {
-                b
+            // Where `from` is not a version, no slot is needed.
+            let needed = |tag| from <= u64::from(u32::MAX) && is_of(tag, from as u32);
+            let slot = match (needed(tag_a), needed(tag_b)) {
+                (true, false) => b,
+                (false, true) => a,
+                // Of two with the same version the later one is the one in force.
+                _ if older(tag_a, tag_b) => a,
+                _ => b,
             };
-            slot.write(version, params.to_words());
+            slot.write(next_tag(tag_a, tag_b, version), params.to_words());
             state.compare_exchange(from, to).is_ok()
         };
         self.lock.store_release(0);
@@ -126,18 +137,23 @@ impl<W: Word, P: Params> Snapshot<W, P> {
         }
     }
 
-    /// Returns what the page said under `version`; `None` where that is forgotten.
+    /// Returns what the page last said under `version`; `None` where that is forgotten.
     pub fn get(&self, version: u32) -> Option<P> {
-        self.slots
-            .iter()
-            .find_map(|slot| slot.read().filter(|(seen, _)| *seen == tag(version)))
-            .map(|(_, params)| P::from_words(params))
+        self.newest(|tag| is_of(tag, version))
     }
 
     /// Returns the last parameters remembered, if there are any.
     pub fn last(&self) -> Option<P> {
-        let [a, b] = &self.slots;
-        match (a.read(), b.read()) {
+        self.newest(|_| true)
+    }
+
+    /// Returns what was written last under such a tag.
+    fn newest(&self, wanted: impl Fn(u64) -> bool) -> Option<P> {
+        let [a, b] = self
+            .slots
+            .each_ref()
+            .map(|slot| slot.read().filter(|(tag, _)| wanted(*tag)));
+        match (a, b) {
             (Some(a), Some(b)) => Some(if older(a.0, b.0) { b.1 } else { a.1 }),
             (a, b) => a.or(b).map(|(_, params)| params),
         }

@@ -79,10 +79,10 @@ proptest! {
         prop_assert!(params.at(tsc) >= counted(whole));
     }
 
-    /// A later TSC never gives an earlier time.
+    /// A later TSC never gives an earlier time, for decades at the lowest of these frequencies.
     #[test]
     fn time_follows_the_tsc(
-        hz in *Params::TSC_HZ.start()..10_000_000_000,
+        hz in 200_000_000u64..10_000_000_000,
         tsc in 0..1u64 << 60,
         later in 0..1u64 << 40,
     ) {
@@ -227,9 +227,12 @@ fn a_sample_is_of_one_sequence() {
                 let whole = if sample.version == 7 { before } else { after };
                 let seen = ReferenceTscPage::new(sample.version, sample.params);
                 assert_eq!(seen, whole, "changed at look {change_at}");
-                assert!(change_at == 0 || change_at > 3);
+                assert!([0, 4, 5].contains(&change_at), "at look {change_at}");
             }
-            Err(none) => assert_eq!(none, NoSample::Unsettled),
+            Err(none) => {
+                assert_eq!(none, NoSample::Unsettled);
+                assert!((1..4).contains(&change_at), "at look {change_at}");
+            }
         }
     }
 }
