@@ -6,7 +6,8 @@
 #   KDIR=   an already built, patched kernel: `make modules` builds for it and sets up nothing
 #   KSRC=   a kernel source of your own, a tree or a tarball, instead of Debian's
 #   SUITE=  one suite of `make check`
-#   HOST=   the host of `make demo`
+#   HOST=   what the guest of `make demo`, `make shell` and `make bench` is shown of its hypervisor:
+#           kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has bounds for
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 KSRC ?=
 KDIR ?=
 SUITE ?=
-HOST ?= kvm
+HOST ?=
 
 # Cargo's own progress only where somebody looks at it.
 cargo := cargo run --quiet --release --locked -p rig --
@@ -28,16 +29,16 @@ bootstrap:
 	@scripts/bootstrap
 
 demo: bootstrap ## boot a guest on the real KVM, load and select the clock, and show it
-	@$(cargo) demo --host $(HOST)
+	@$(cargo) demo $(if $(HOST),--host $(HOST))
 
 check: bootstrap ## run all tests, or one suite with SUITE=name
 	@$(cargo) check $(if $(SUITE),--suite $(SUITE))
 
 bench: bootstrap ## count instructions a reading, beside the C clocks, and judge the bounds
-	@$(cargo) bench
+	@$(cargo) bench $(if $(HOST),--host $(HOST))
 
 shell: bootstrap ## a shell in a running guest that has the module
-	@$(cargo) shell
+	@$(cargo) shell $(if $(HOST),--host $(HOST))
 
 setup: bootstrap ## fetch, verify and build all that the tests need, and nothing else
 	@$(cargo) setup

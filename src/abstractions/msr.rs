@@ -61,12 +61,13 @@ pub(crate) fn read(msr: u32) -> Result<u64> {
 /// Context: any, NMIs included, on any CPU.
 #[inline(always)]
 pub(crate) fn read_time_ref_count() -> Option<u64> {
-    let low: u32;
-    let high: u32;
+    // Wider than the instruction's halves, as in `rdtsc_ordered()`.
+    let low: u64;
+    let high: u64;
 
     // SAFETY: Where the MSR is not there, or not granted, the instruction faults, and by its entry
     // in the exception table execution goes on behind it, with the registers as they were.
-    // Reading it has no effect. No memory is accessed and no flags are changed; the default options
+    // Where it does not fault, it clears their upper halves. Reading it has no effect. No memory is accessed and no flags are changed; the default options
     // keep it in place among accesses to memory.
     unsafe {
         core::arch::asm!(
@@ -75,15 +76,16 @@ pub(crate) fn read_time_ref_count() -> Option<u64> {
                 "/src/abstractions/generated_rdmsr.rs"
             )),
             in("ecx") hyperv::TIME_REF_COUNT,
-            lateout("eax") low,
+            lateout("rax") low,
             // Stays, where it faults: a count of 2^63 is 29,000 years away.
-            inout("edx") u32::MAX => high,
+            inout("rdx") u64::from(u32::MAX) => high,
             options(att_syntax, nostack, preserves_flags),
         )
     };
 
-    let count = u64::from(high) << 32 | u64::from(low);
-    (count as i64 >= 0).then_some(count)
+    // The sign alone tells: what is in the lower half after a fault is nobody's.
+    let high = high << 32;
+    (high as i64 >= 0).then_some(low | high)
 }
 
 /// An MSR whose value is the guest-physical address of memory that the hypervisor writes to, with

@@ -15,27 +15,29 @@ use crate::bindings;
 /// Context: any.
 #[inline(always)]
 pub(crate) fn rdtsc_ordered() -> u64 {
-    let low: u32;
-    let high: u32;
+    let tsc: u64;
 
     // SAFETY: RDTSC is allowed in the kernel on every CPU that has a TSC, which all of x86-64
-    // have, and all variants of it only write EAX, EDX and, by RDTSCP, ECX, all named as outputs.
-    // No memory is accessed; the default options keep it in place among accesses to memory. The
-    // variants do not use the stack, and no flags are changed.
+    // have, and all variants of it only write RAX, RDX and, by RDTSCP, RCX, all named as outputs,
+    // and clear the upper half of each. No memory is accessed; the default options keep it in place
+    // among accesses to memory. The variants do not use the stack.
     unsafe {
         core::arch::asm!(
             include!(concat!(
                 env!("PARACLOCK_OBJ"),
                 "/src/abstractions/generated_rdtsc_ordered.rs"
             )),
-            out("eax") low,
-            out("edx") high,
-            out("ecx") _,
-            options(att_syntax, nostack, preserves_flags),
+            // Here, where the compiler cannot choose the wrong one of two registers for the result.
+            "shlq $32, %rdx",
+            "orq %rdx, %rax",
+            out("rax") tsc,
+            out("rdx") _,
+            out("rcx") _,
+            options(att_syntax, nostack),
         )
     };
 
-    u64::from(high) << 32 | u64::from(low)
+    tsc
 }
 
 /// Whether the TSC runs at one rate in all states of the CPU and the kernel has nothing against

@@ -5,9 +5,14 @@
 //! - `run`: write a number of seconds; all CPUs read the kernel's clocks in interrupt context, at
 //!   once, and the writer's CPU in task context in between; returns when the time is over.
 //! - `result`: `reads N backward N worst_ns N` of the last run.
-//! - `agree`: brackets the current clocksource between two readings of the C clock's arithmetic,
-//!   `pairs N worst_ns N hw_outside N`; `worst_ns` is by how much a reading lay outside its
-//!   bracket, `hw_outside` how many snapshots did not come with a TSC reading inside of one.
+//! - `agree_kvm`, `agree_hyperv`: brackets the current clocksource between two readings of that C
+//!   clock's arithmetic, `pairs N worst_ns N hw_outside N generic N`; `worst_ns` is by how much a
+//!   reading lay outside its bracket, `hw_outside` how many snapshots did not come with a TSC
+//!   reading inside of one, `generic` how many came without any hardware counter's.
+//! - `refcount`: brackets Hyper-V's reference counter between two readings of the current
+//!   clocksource, `pairs N worst_ns N narrowest_ns N low_ns N high_ns N`; `worst_ns` is by how much
+//!   the counter lay outside its bracket, `narrowest_ns` the width of the narrowest one, and a
+//!   distance between the two, if it is constant, is between `low_ns` and `high_ns`.
 
 #[allow(dead_code)]
 #[path = "../../src/bindings/mod.rs"]
@@ -57,6 +62,8 @@ module! {
 const BURST: u32 = 200;
 /// How many brackets the agreement is judged by.
 const PAIRS: u32 = 100_000;
+/// How many readings of the counter one round has; each is an exit to the host.
+const COUNTS: u32 = 2_000;
 /// The longest run, in seconds.
 const LONGEST: i64 = 600;
 
@@ -147,31 +154,105 @@ fn result(readers: &Arc<Readers>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     )
 }
 
-fn agree(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut pairs = 0u64;
-    let mut worst = 0;
-    let mut hw_outside = 0;
-    for _ in 0..PAIRS {
-        let here = cpu::Pinned::new();
-        let before = kernel_time::pvclock(&here);
-        let tsc_before = tsc::rdtsc_ordered();
-        let snapshot = kernel_time::snapshot();
-        let tsc_after = tsc::rdtsc_ordered();
-        let after = kernel_time::pvclock(&here);
-        drop(here);
-        let Some(snapshot) = snapshot else { continue };
-        if before == 0 {
-            continue;
+/// What came of brackets around readings of the current clocksource.
+#[derive(Default)]
+struct Agreement {
+    pairs: u64,
+    /// In the clocksource's cycles.
+    worst: u64,
+    hw_outside: u64,
+    generic: u64,
+}
+
+impl Agreement {
+    /// Brackets each reading between two of `control`, in the same cycles.
+    fn measure(control: impl Fn(&cpu::Pinned) -> Option<u64>) -> Self {
+        let mut seen = Self::default();
+        for _ in 0..PAIRS {
+            let here = cpu::Pinned::new();
+            let before = control(&here);
+            let tsc_before = tsc::rdtsc_ordered();
+            let snapshot = kernel_time::snapshot();
+            let tsc_after = tsc::rdtsc_ordered();
+            let after = control(&here);
+            drop(here);
+            let (Some(before), Some(snapshot), Some(after)) = (before, snapshot, after) else {
+                continue;
+            };
+            seen.pairs += 1;
+            if !snapshot.is_of_tsc() || !(tsc_before..=tsc_after).contains(&snapshot.hw_cycles) {
+                seen.hw_outside += 1;
+            }
+            if snapshot.is_generic() {
+                seen.generic += 1;
+            }
+            seen.worst = seen
+                .worst
+                .max(before.saturating_sub(snapshot.cycles))
+                .max(snapshot.cycles.saturating_sub(after));
         }
-        pairs += 1;
-        if !snapshot.is_of_tsc() || !(tsc_before..=tsc_after).contains(&snapshot.hw_cycles) {
-            hw_outside += 1;
-        }
-        worst = worst
-            .max(before.saturating_sub(snapshot.cycles))
-            .max(snapshot.cycles.saturating_sub(after));
+        seen
     }
-    writeln!(f, "pairs {pairs} worst_ns {worst} hw_outside {hw_outside}")
+
+    fn show(&self, worst_ns: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "pairs {} worst_ns {} hw_outside {} generic {}",
+            self.pairs, worst_ns, self.hw_outside, self.generic
+        )
+    }
+}
+
+fn agree_kvm(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let seen = Agreement::measure(|here| match kernel_time::pvclock(here) {
+        0 => None,
+        ns => Some(ns),
+    });
+    seen.show(seen.worst, f)
+}
+
+fn agree_hyperv(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let page = kernel_time::HvPage::find();
+    let seen = Agreement::measure(|_| page.as_ref()?.read());
+    // Rounded up: what is outside by less than a nanosecond is outside.
+    seen.show((seen.worst * 25).div_ceil(64), f)
+}
+
+fn refcount(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut pairs = 0u64;
+    let mut narrowest = i64::MAX;
+    // The distance of the counter from the clock, in cycles, is at least and at most this.
+    let (mut low, mut high) = (i64::MIN, i64::MAX);
+    let mut worst = 0;
+    for _ in 0..COUNTS {
+        let here = cpu::Pinned::new();
+        let before = kernel_time::snapshot();
+        let count = kernel_time::hv_count();
+        let after = kernel_time::snapshot();
+        drop(here);
+        let (Some(before), Ok(count), Some(after)) = (before, count, after) else {
+            continue;
+        };
+        pairs += 1;
+        // The counter has cut off what is below its unit.
+        let first = count.wrapping_mul(kernel_time::HV_CYCLES);
+        let last = first.wrapping_add(kernel_time::HV_CYCLES - 1);
+        let least = first.wrapping_sub(after.cycles) as i64;
+        let most = last.wrapping_sub(before.cycles) as i64;
+        worst = worst.max(least).max(-most);
+        low = low.max(least);
+        high = high.min(most);
+        narrowest = narrowest.min(after.cycles.wrapping_sub(before.cycles) as i64);
+    }
+    writeln!(
+        f,
+        "pairs {} worst_ns {} narrowest_ns {} low_ns {} high_ns {}",
+        pairs,
+        kernel_time::hv_ns(worst),
+        kernel_time::hv_ns(narrowest),
+        kernel_time::hv_ns(low),
+        kernel_time::hv_ns(high)
+    )
 }
 
 #[pin_data]
@@ -181,7 +262,11 @@ struct Hammer {
     #[pin]
     _result: debugfs::File<Arc<Readers>>,
     #[pin]
-    _agree: debugfs::File<()>,
+    _agree_kvm: debugfs::File<()>,
+    #[pin]
+    _agree_hyperv: debugfs::File<()>,
+    #[pin]
+    _refcount: debugfs::File<()>,
     debugfs: debugfs::Dir,
 }
 
@@ -194,7 +279,9 @@ impl InPlaceModule for Hammer {
                 debugfs: debugfs::Dir::new(c"paraclock_hammer"),
                 _run <- debugfs.write_callback_file(c"run", readers, &run),
                 _result <- debugfs.read_callback_file(c"result", of_result, &result),
-                _agree <- debugfs.read_callback_file(c"agree", (), &agree),
+                _agree_kvm <- debugfs.read_callback_file(c"agree_kvm", (), &agree_kvm),
+                _agree_hyperv <- debugfs.read_callback_file(c"agree_hyperv", (), &agree_hyperv),
+                _refcount <- debugfs.read_callback_file(c"refcount", (), &refcount),
             }? Error))
         })
     }

@@ -3,17 +3,66 @@
 //! The kernel's own readers of time, for the test modules.
 
 use crate::cpu::Pinned;
-use kernel::bindings;
+use core::{
+    ffi::c_void,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*, //
+};
 
+// Of `hammer_helpers.c`.
 extern "C" {
-    /// Of `hammer_helpers.c`.
     fn paraclock_hammer_pvclock() -> u64;
+    fn paraclock_hammer_hv_page() -> *const c_void;
+    fn paraclock_hammer_hv_read(page: *const c_void) -> u64;
+    fn paraclock_hammer_hv_count(count: *mut u64) -> kernel::ffi::c_int;
 }
 
 /// The C clock's reading of this CPU's page, in ns; 0 where it has none. Any context.
 pub(crate) fn pvclock(_here: &Pinned) -> u64 {
     // SAFETY: The caller stays on its CPU, and so the page is that CPU's.
     unsafe { paraclock_hammer_pvclock() }
+}
+
+/// How many of Hyper-V's clock's cycles a unit of its counter, 100 ns, has.
+pub(crate) const HV_CYCLES: u64 = 256;
+
+/// Cycles of Hyper-V's clock, in ns, rounded down.
+pub(crate) const fn hv_ns(cycles: i64) -> i64 {
+    // 100/256
+    (cycles as i128 * 25).div_euclid(64) as i64
+}
+
+/// Hyper-V's page, as its MSR names it.
+pub(crate) struct HvPage(NonNull<c_void>);
+
+impl HvPage {
+    /// Finds it; to be dropped before whoever registered the page can go.
+    pub(crate) fn find() -> Option<Self> {
+        // SAFETY: An MSR that is not there is handled.
+        NonNull::new(unsafe { paraclock_hammer_hv_page() }.cast_mut()).map(Self)
+    }
+
+    /// The C clock's reading of it, in cycles; `None` where it is invalid. Any context.
+    pub(crate) fn read(&self) -> Option<u64> {
+        // SAFETY: The page is mapped as all RAM is; that nobody frees it meanwhile, which would do
+        // no more than spoil the reading, is up to the test.
+        match unsafe { paraclock_hammer_hv_read(self.0.as_ptr()) } {
+            0 => None,
+            cycles => Some(cycles),
+        }
+    }
+}
+
+/// Hyper-V's reference counter, in its units. Any context.
+pub(crate) fn hv_count() -> Result<u64> {
+    let mut count = 0;
+    // SAFETY: `count` is valid for writes; an MSR that is not there is handled.
+    to_result(unsafe { paraclock_hammer_hv_count(&mut count) })?;
+    Ok(count)
 }
 
 /// `CLOCK_MONOTONIC`, in ns. Any context but NMI.
@@ -47,6 +96,11 @@ impl Snapshot {
     /// Whether the hardware counter is the TSC.
     pub(crate) fn is_of_tsc(&self) -> bool {
         self.hw_id == bindings::clocksource_ids_CSID_X86_TSC
+    }
+
+    /// Whether there is no hardware counter.
+    pub(crate) fn is_generic(&self) -> bool {
+        self.hw_id == bindings::clocksource_ids_CSID_GENERIC
     }
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * clockbench CLOCKSOURCE...: what one clock_gettime(CLOCK_MONOTONIC) costs under each, in
+ * clockbench CLOCKSOURCE[:PARAMETERS]...: what one clock_gettime(CLOCK_MONOTONIC) costs, in
  * TSC ticks: the least of 200 runs of 100 calls, by the vDSO and by the system call. Under
- * an emulator whose TSC counts instructions, that is instructions.
+ * an emulator whose TSC counts instructions, that is instructions. The driver is loaded for its
+ * own turn, with these parameters.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -34,20 +35,27 @@ static __u64 least_ticks(vdso_clock_gettime_t clock)
 	return least / CALLS;
 }
 
-static int run_clock(const char *name)
+static int run_clock(const char *what)
 {
+	const char *params = strchr(what, ':');
+	char name[CS_NAME];
+	bool ours;
 	int err = 0;
 
-	if (!cs_is_available(name) && !strcmp(name, MODULE_NAME))
-		err = module_load(paraclock_ko(), "");
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(what, ":"), what);
+	ours = !strcmp(name, MODULE_NAME);
+	if (ours)
+		err = paraclock_unload();
+	if (ours && !err)
+		err = paraclock_load(params ? params + 1 : "");
 	if (!err)
 		err = cs_is_available(name) ? cs_select(name) : -ENOENT;
 	if (err) {
-		fprintf(stderr, "clockbench: %s: %s\n", name, strerror(-err));
+		fprintf(stderr, "clockbench: %s: %s\n", what, strerror(-err));
 		return 1;
 	}
-	printf("bench: clock=%s path=vdso ticks=%llu\n", name, least_ticks(vdso_clock_gettime));
-	printf("bench: clock=%s path=syscall ticks=%llu\n", name,
+	printf("bench: clock=%s path=vdso ticks=%llu\n", what, least_ticks(vdso_clock_gettime));
+	printf("bench: clock=%s path=syscall ticks=%llu\n", what,
 	       least_ticks(clock_gettime_syscall));
 	return 0;
 }
@@ -58,7 +66,7 @@ int main(int argc, char **argv)
 	int i, failed = 0;
 
 	if (argc < 2) {
-		fprintf(stderr, "Usage: %s CLOCKSOURCE...\n", argv[0]);
+		fprintf(stderr, "Usage: %s CLOCKSOURCE[:PARAMETERS]...\n", argv[0]);
 		return 2;
 	}
 	if (clock_init()) {

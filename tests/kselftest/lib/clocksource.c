@@ -70,7 +70,8 @@ static int cs_first_of(const char * const *list, size_t n, const char *than,
 int cs_other(const char *than, char *name, size_t size)
 {
 	static const char * const list[] = {
-		"kvm-clock", "tsc", "hpet", "acpi_pm", "tsc-early", "refined-jiffies", "jiffies",
+		"hyperv_clocksource_tsc_page", "kvm-clock", "tsc", "hyperv_clocksource_msr",
+		"hpet", "acpi_pm", "tsc-early", "refined-jiffies", "jiffies",
 	};
 
 	return cs_first_of(list, ARRAY_SIZE(list), than, name, size);

@@ -16,44 +16,91 @@
 #include "clock.h"
 #include "clocksource.h"
 #include "files.h"
+#include "host.h"
 #include "module.h"
 #include "msr.h"
 #include "options.h"
 #include "status.h"
 
 /*
- * $PARACLOCK_OWNER, set by whoever boots the guest and so knows what to expect: "adopted",
- * "own", or "none" for a guest without a KVM clock. NULL if not set. Whoever sets it also
- * answers for the kernel: what the tests cannot do without is then a failure, not a skip.
+ * $PARACLOCK_BACKEND, _MODE, _VDSO, _OWNER: set by whoever boots the guest, and so knows what
+ * the driver has to be found at, in the words of its status file; backend "none" for a guest
+ * without a clock. NULL if not set. Whoever sets them also answers for the kernel: what the
+ * tests cannot do without is then a failure, not a skip.
  */
-static inline const char *expected_owner(void)
+static inline const char *told(const char *name)
 {
-	const char *owner = getenv("PARACLOCK_OWNER");
+	const char *value = getenv(name);
 
-	return owner && *owner ? owner : NULL;
+	return value && *value ? value : NULL;
 }
 
-/* Ends the test unless this machine has a KVM clock and the module is there. */
-static inline void require_kvm_clock(void)
+static inline bool guest_is_known(void)
 {
-	const char *owner = expected_owner();
-	bool none = owner && !strcmp(owner, "none");
+	return told("PARACLOCK_BACKEND");
+}
 
+/* What a load with $PARACLOCK_ARGS has to come to: as told, else as this host's CPUID says. */
+static inline struct prospect expected(void)
+{
+	struct prospect expect = host_prospect_args(paraclock_args());
+
+	if (guest_is_known()) {
+		expect.backend = told("PARACLOCK_BACKEND");
+		expect.mode = told("PARACLOCK_MODE");
+		expect.vdso = told("PARACLOCK_VDSO");
+	}
+	if (expect.backend && expect.mode && expect.vdso)
+		return expect;
+	if (guest_is_known())
+		ksft_exit_fail_msg("PARACLOCK_BACKEND is set, and _MODE or _VDSO is not\n");
+	ksft_exit_skip("CPUID shows no clock of a hypervisor\n");
+}
+
+static inline bool expects_page(void)
+{
+	return !strcmp(expected().mode, "page");
+}
+
+static inline bool expects_vdso(void)
+{
+	return strcmp(expected().vdso, "none");
+}
+
+/* Whose page it has to be; NULL where nobody has said. */
+static inline const char *expected_owner(void)
+{
+	return told("PARACLOCK_OWNER");
+}
+
+static inline bool no_clock_expected(void)
+{
+	return guest_is_known() && !strcmp(told("PARACLOCK_BACKEND"), "none");
+}
+
+static inline void require_module(void)
+{
+	if (file_exists(paraclock_ko()))
+		return;
+	if (guest_is_known())
+		ksft_exit_fail_msg("no module %s\n", paraclock_ko());
+	ksft_exit_skip("no module %s\n", paraclock_ko());
+}
+
+/* Ends the test unless this machine has a clock and the module is there. */
+static inline void require_host_clock(void)
+{
 	if (geteuid())
 		ksft_exit_skip("needs root\n");
-	if (!kvm_clock_msr()) {
-		if (owner && !none)
-			ksft_exit_fail_msg("owner %s expected, but CPUID shows no KVM clock\n",
-					   owner);
-		ksft_exit_skip("CPUID shows no KVM clock\n");
+	if (!host_has_clock()) {
+		if (guest_is_known() && !no_clock_expected())
+			ksft_exit_fail_msg("backend %s expected, but CPUID shows no clock\n",
+					   told("PARACLOCK_BACKEND"));
+		ksft_exit_skip("CPUID shows no clock of a hypervisor\n");
 	}
-	if (none)
-		ksft_exit_fail_msg("no KVM clock expected, but CPUID shows one\n");
-	if (!file_exists(paraclock_ko())) {
-		if (owner)
-			ksft_exit_fail_msg("no module %s\n", paraclock_ko());
-		ksft_exit_skip("no module %s\n", paraclock_ko());
-	}
+	if (no_clock_expected())
+		ksft_exit_fail_msg("no clock expected, but CPUID shows one\n");
+	require_module();
 	debugfs_mount();
 }
 
@@ -62,12 +109,12 @@ static inline void require_paraclock(void)
 {
 	int err;
 
-	require_kvm_clock();
+	require_host_clock();
 	if (!module_is_loaded(MODULE_NAME)) {
-		err = module_load(paraclock_ko(), "");
+		err = paraclock_load("");
 		if (err)
-			ksft_exit_fail_msg("loading %s: expected success, got %s (%d)\n",
-					   paraclock_ko(), strerror(-err), -err);
+			ksft_exit_fail_msg("loading %s %s: expected success, got %s (%d)\n",
+					   paraclock_ko(), paraclock_args(), strerror(-err), -err);
 	}
 	err = cs_select(MODULE_NAME);
 	if (err)

@@ -49,16 +49,32 @@ int hammer_run(unsigned int seconds, struct hammer_result *result)
 	return 0;
 }
 
-int hammer_agree(struct hammer_agreement *result)
+int hammer_agree(const char *backend, struct hammer_agreement *result)
+{
+	char path[128], text[256];
+	int err;
+
+	snprintf(path, sizeof(path), HAMMER_DIR "agree_%s", backend);
+	err = file_read(path, text, sizeof(text));
+	if (err < 0)
+		return err;
+	if (sscanf(text, "pairs %llu worst_ns %llu hw_outside %llu generic %llu", &result->pairs,
+		   &result->worst_ns, &result->hw_outside, &result->generic) != 4)
+		return -EPROTO;
+	return 0;
+}
+
+int hammer_refcount(struct hammer_refcount *result)
 {
 	char text[256];
 	int err;
 
-	err = file_read(HAMMER_DIR "agree", text, sizeof(text));
+	err = file_read(HAMMER_DIR "refcount", text, sizeof(text));
 	if (err < 0)
 		return err;
-	if (sscanf(text, "pairs %llu worst_ns %llu hw_outside %llu", &result->pairs,
-		   &result->worst_ns, &result->hw_outside) != 3)
+	if (sscanf(text, "pairs %llu worst_ns %llu narrowest_ns %llu low_ns %lld high_ns %lld",
+		   &result->pairs, &result->worst_ns, &result->narrowest_ns, &result->low_ns,
+		   &result->high_ns) != 5)
 		return -EPROTO;
 	return 0;
 }

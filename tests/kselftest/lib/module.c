@@ -42,6 +42,21 @@ const char *paraclock_ko(void)
 	return path && *path ? path : MODULE_DIR "/" MODULE_NAME ".ko";
 }
 
+const char *paraclock_args(void)
+{
+	const char *args = getenv("PARACLOCK_ARGS");
+
+	return args ? args : "";
+}
+
+int paraclock_load(const char *more)
+{
+	char args[256];
+
+	snprintf(args, sizeof(args), "%s %s", paraclock_args(), more);
+	return module_load(paraclock_ko(), args);
+}
+
 int paraclock_unload(void)
 {
 	char other[CS_NAME];

@@ -16,6 +16,10 @@ bool module_is_loaded(const char *name);
 
 /* $PARACLOCK_KO, or where the initramfs has it. */
 const char *paraclock_ko(void);
+/* $PARACLOCK_ARGS: the parameters that the one who boots the guest wants; "" if none. */
+const char *paraclock_args(void);
+/* Loads it with these and then some more, of which the last one counts. 0, or -errno. */
+int paraclock_load(const char *more);
 /* Selects another clocksource if need be, and unloads. 0 if not loaded, or -errno. */
 int paraclock_unload(void);
 

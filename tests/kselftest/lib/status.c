@@ -45,14 +45,15 @@ bool status_get(const struct status *status, const char *key, char *value, size_
 	return false;
 }
 
-bool status_cpu(const struct status *status, int cpu, struct status_cpu *line)
+bool status_page(const struct status *status, int cpu, struct status_page *line)
 {
 	char key[16], text[256], *word, *save;
 	bool gpa = false;
 
 	memset(line, 0, sizeof(*line));
 	snprintf(key, sizeof(key), "cpu%d", cpu);
-	if (!status_get(status, key, text, sizeof(text)))
+	if (!status_get(status, key, text, sizeof(text)) &&
+	    !status_get(status, "page", text, sizeof(text)))
 		return false;
 	for (word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
 		char *value = strchr(word, '=');
@@ -62,8 +63,6 @@ bool status_cpu(const struct status *status, int cpu, struct status_cpu *line)
 		*value++ = '\0';
 		if (!strcmp(word, "owner")) {
 			snprintf(line->owner, sizeof(line->owner), "%s", value);
-		} else if (!strcmp(word, "version")) {
-			line->version = (__u32)strtoul(value, NULL, 0);
 		} else if (!strcmp(word, "gpa")) {
 			line->gpa = strtoull(value, NULL, 16);
 			gpa = true;

@@ -14,9 +14,8 @@ struct status {
 	char text[16384];
 };
 
-struct status_cpu {
+struct status_page {
 	char owner[16];
-	__u32 version;
 	__u64 gpa;
 };
 
@@ -26,8 +25,8 @@ int debugfs_mount(void);
 int status_read(struct status *status);
 /* The value of a line "key: value". False if there is no such line. */
 bool status_get(const struct status *status, const char *key, char *value, size_t size);
-/* A CPU's line. False if there is none, or it names no page. */
-bool status_cpu(const struct status *status, int cpu, struct status_cpu *line);
+/* The line of the page that this CPU reads: its own, or the one of all. False if there is none. */
+bool status_page(const struct status *status, int cpu, struct status_page *line);
 /* Prints every line as a diagnostic. */
 void status_print(const struct status *status);
 

@@ -5,6 +5,7 @@
 use crate::exec;
 use crate::progress::Step;
 use crate::setup::{self, Artifacts};
+use crate::vm::Flavour;
 use crate::vm::initramfs::{self, Payload};
 use crate::vm::probe::{self, Choice, Machine};
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +20,8 @@ pub struct Context {
     pub machine: Machine,
     /// Print what the guests print.
     pub verbose: bool,
+    /// The flavours of the guest that the tests are run in; all of a suite's if there is none.
+    pub flavours: Vec<Flavour>,
     artifacts: OnceCell<Artifacts>,
     payload: OnceCell<Payload>,
     choice: OnceCell<Choice>,
@@ -46,6 +49,7 @@ impl Context {
             options,
             machine,
             verbose,
+            flavours: Vec::new(),
             artifacts: OnceCell::new(),
             payload: OnceCell::new(),
             choice: OnceCell::new(),

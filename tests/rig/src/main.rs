@@ -19,13 +19,13 @@ mod verdict;
 mod vm;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use context::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
-use vm::Flavour;
 use vm::probe::Machine;
+use vm::{Flavour, Host};
 
 #[derive(Parser)]
 #[command(name = "rig", about = "Sets up, boots and tests paraclock", version)]
@@ -77,28 +77,34 @@ enum Command {
         /// Only this suite; may be repeated or hold several names
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         suite: Vec<String>,
+        /// Only this flavour of the guest, of the suites that boot some; may be repeated
+        #[arg(long, value_enum, value_delimiter = ',')]
+        flavour: Vec<Flavour>,
     },
     /// Show the driver at work
     Demo {
-        /// The hypervisor that the guest runs on
+        /// What the guest is shown of its hypervisor
         #[arg(long, value_enum, default_value = "kvm")]
         host: Host,
     },
     /// A shell in the running guest
     Shell {
-        #[arg(long, value_enum, default_value = "kvm-adopt")]
-        flavour: Flavour,
+        /// What the guest is shown of its hypervisor
+        #[arg(long, value_enum, default_value = "kvm")]
+        host: Host,
+        /// A guest of the tests instead
+        #[arg(long, value_enum, conflicts_with = "host")]
+        flavour: Option<Flavour>,
         /// In the emulated host instead
         #[arg(long)]
         l1: bool,
     },
     /// Count the instructions that a reading takes, beside the C clocks
-    Bench,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Host {
-    Kvm,
+    Bench {
+        /// Whose clocks; without it, all that there are bounds for
+        #[arg(long, value_enum)]
+        host: Option<Host>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -140,10 +146,16 @@ fn run(cli: Cli) -> Result<bool> {
             println!("guests run {kind}: {}", choice.why);
         }
         Command::Suites => suite::list(),
-        Command::Check { suite } => return suite::check(&cx()?, &suite),
-        Command::Demo { host: Host::Kvm } => demo::run(&cx()?)?,
-        Command::Shell { flavour, l1 } => shell::run(&cx()?, flavour, l1)?,
-        Command::Bench => bench::run(&cx()?)?,
+        Command::Check { suite, flavour } => {
+            let mut cx = cx()?;
+            cx.flavours = flavour;
+            return suite::check(&cx, &suite);
+        }
+        Command::Demo { host } => demo::run(&cx()?, host)?,
+        Command::Shell { host, flavour, l1 } => {
+            shell::run(&cx()?, flavour.unwrap_or(host.flavour()), l1)?;
+        }
+        Command::Bench { host } => bench::run(&cx()?, host)?,
     }
     Ok(true)
 }

@@ -4,8 +4,8 @@
 
 mod docs;
 mod files;
+mod guests;
 mod install;
-mod kvm;
 mod patches;
 mod style;
 mod unit;
@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::progress::human;
 use crate::report::{self, Report};
 use anyhow::{Context as _, Result, bail};
-pub use kvm::run_one;
+pub use guests::run_one;
 use std::io::{Write, stdout};
 use std::time::Instant;
 
@@ -54,7 +54,12 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "kvm",
         about: "the driver in guests of a real KVM: KUnit and kselftest",
-        run: kvm::run,
+        run: guests::kvm,
+    },
+    Suite {
+        name: "hyperv",
+        about: "the same where KVM shows Hyper-V's interface, alone and beside its own",
+        run: guests::hyperv,
     },
 ];
 

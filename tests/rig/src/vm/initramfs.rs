@@ -365,7 +365,7 @@ pub fn l1(dir: &Path, guest: &Path, artifacts: &Artifacts, l2_image: &Path) -> R
     image.file("l2/bzImage", &artifacts.kernel.bzimage)?;
     image.file("l2/initramfs", l2_image)?;
     for task in Task::ALL {
-        for flavour in Flavour::ALL {
+        for &flavour in Flavour::all() {
             let mut args = guest_args(
                 task,
                 flavour,

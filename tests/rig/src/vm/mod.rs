@@ -12,69 +12,294 @@ pub mod tsc;
 use clap::ValueEnum;
 use std::fmt;
 
-/// A guest with its own view of KVM's clock.
+/// The hypervisor's interfaces that a guest is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
-// Other hypervisors' flavours will stand beside these.
-#[expect(clippy::enum_variant_names)]
+pub enum Host {
+    /// KVM's own.
+    Kvm,
+    /// Hyper-V's, as KVM emulates them, and nothing of KVM's.
+    Hyperv,
+    /// Both; Linux calls itself a guest of KVM then.
+    Both,
+    #[value(skip)]
+    Neither,
+}
+
+/// What Hyper-V's interface consists of. A clock needs `hv-time` alone; the rest is what a guest of
+/// Hyper-V expects beside it.
+macro_rules! hyperv_flags {
+    () => {
+        "hv-relaxed,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-reenlightenment,hv-frequencies"
+    };
+}
+
+impl Host {
+    /// `-cpu` of the QEMU that runs L2.
+    fn cpu(self) -> &'static str {
+        match self {
+            Host::Kvm => "host,migratable=off",
+            Host::Hyperv => concat!("host,migratable=off,kvm=off,", hyperv_flags!()),
+            Host::Both => concat!("host,migratable=off,", hyperv_flags!()),
+            Host::Neither => "host,migratable=off,kvm=off",
+        }
+    }
+
+    /// Where the driver is loaded as anyone would load it, without a parameter: what is shown to people.
+    pub fn flavour(self) -> Flavour {
+        match self {
+            Host::Kvm => Flavour::KvmAdopt,
+            Host::Hyperv => Flavour::Hyperv,
+            Host::Both => Flavour::BothKvm,
+            Host::Neither => Flavour::KvmAbsent,
+        }
+    }
+}
+
+/// A way into another kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    Kexec,
+    Crash,
+}
+
+impl Second {
+    fn name(self) -> &'static str {
+        match self {
+            Second::Kexec => "kexec",
+            Second::Crash => "crash",
+        }
+    }
+}
+
+/// What the driver has to be found at, in the words of its status file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expect {
+    pub backend: &'static str,
+    pub mode: &'static str,
+    pub vdso: &'static str,
+    /// Whose page it reads; `none` also where it must not load.
+    pub owner: &'static str,
+}
+
+/// A guest, how the driver is loaded in it, and what has to come of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Flavour {
     /// The built-in kvm-clock has registered its pages: they are adopted.
     KvmAdopt,
     /// No built-in kvm-clock (`no-kvmclock`): the driver registers pages of its own.
     KvmOwn,
-    /// KVM shows no signature: the driver must refuse to load.
+    /// No hypervisor shows a signature: the driver must refuse to load.
     KvmAbsent,
     /// Pages of the driver's own, and then another kernel, by kexec.
     KvmKexec,
     /// Pages of the driver's own, and then a crash kernel.
     KvmCrash,
+    /// Hyper-V alone: the page of the built-in driver is adopted.
+    Hyperv,
+    /// The same, and the counter is asked for.
+    HypervMsr,
+    /// KVM and Hyper-V, and the driver chooses KVM.
+    BothKvm,
+    /// The same, and Hyper-V is asked for: no built-in driver has registered a page.
+    BothHyperv,
+    /// A page of the driver's own, and then another kernel, by kexec.
+    BothKexec,
+    /// A page of the driver's own, and then a crash kernel.
+    BothCrash,
 }
 
+/// All that is to be known of a flavour; whoever acts on it reads it here.
+struct Spec {
+    name: &'static str,
+    host: Host,
+    /// What L2's kernel command line gets.
+    kernel_args: &'static [&'static str],
+    /// The parameters that the driver is loaded with.
+    module_args: &'static [&'static str],
+    second: Option<Second>,
+    expect: Expect,
+}
+
+const PVCLOCK_ADOPTED: Expect = Expect {
+    backend: "kvm",
+    mode: "page",
+    vdso: "pvclock",
+    owner: "adopted",
+};
+const PVCLOCK_OWN: Expect = Expect {
+    owner: "own",
+    ..PVCLOCK_ADOPTED
+};
+const HVCLOCK_ADOPTED: Expect = Expect {
+    backend: "hyperv",
+    mode: "page",
+    vdso: "hvclock",
+    owner: "adopted",
+};
+const HVCLOCK_OWN: Expect = Expect {
+    owner: "own",
+    ..HVCLOCK_ADOPTED
+};
+const COUNTER: Expect = Expect {
+    backend: "hyperv",
+    mode: "msr",
+    vdso: "none",
+    owner: "none",
+};
+const REFUSED: Expect = Expect {
+    backend: "none",
+    mode: "none",
+    vdso: "none",
+    owner: "none",
+};
+
+const KVM_ADOPT: Spec = Spec {
+    name: "kvm-adopt",
+    host: Host::Kvm,
+    kernel_args: &[],
+    module_args: &[],
+    second: None,
+    expect: PVCLOCK_ADOPTED,
+};
+const KVM_OWN: Spec = Spec {
+    name: "kvm-own",
+    kernel_args: &["no-kvmclock"],
+    expect: PVCLOCK_OWN,
+    ..KVM_ADOPT
+};
+const KVM_ABSENT: Spec = Spec {
+    name: "kvm-absent",
+    host: Host::Neither,
+    expect: REFUSED,
+    ..KVM_ADOPT
+};
+const KVM_KEXEC: Spec = Spec {
+    name: "kvm-kexec",
+    second: Some(Second::Kexec),
+    ..KVM_OWN
+};
+const KVM_CRASH: Spec = Spec {
+    name: "kvm-crash",
+    kernel_args: &["no-kvmclock", "crashkernel=96M"],
+    second: Some(Second::Crash),
+    ..KVM_OWN
+};
+const HYPERV: Spec = Spec {
+    name: "hyperv",
+    host: Host::Hyperv,
+    expect: HVCLOCK_ADOPTED,
+    ..KVM_ADOPT
+};
+const HYPERV_MSR: Spec = Spec {
+    name: "hyperv-msr",
+    module_args: &["mode=msr"],
+    expect: COUNTER,
+    ..HYPERV
+};
+const BOTH_KVM: Spec = Spec {
+    name: "both-kvm",
+    host: Host::Both,
+    ..KVM_ADOPT
+};
+const BOTH_HYPERV: Spec = Spec {
+    name: "both-hyperv",
+    module_args: &["backend=hyperv"],
+    expect: HVCLOCK_OWN,
+    ..BOTH_KVM
+};
+const BOTH_KEXEC: Spec = Spec {
+    name: "both-kexec",
+    second: Some(Second::Kexec),
+    ..BOTH_HYPERV
+};
+const BOTH_CRASH: Spec = Spec {
+    name: "both-crash",
+    kernel_args: &["crashkernel=96M"],
+    second: Some(Second::Crash),
+    ..BOTH_HYPERV
+};
+
 impl Flavour {
-    pub const ALL: [Flavour; 5] = [
+    /// The flavours of the suite `kvm`.
+    pub const KVM: &[Flavour] = &[
         Flavour::KvmAdopt,
         Flavour::KvmOwn,
         Flavour::KvmAbsent,
         Flavour::KvmKexec,
         Flavour::KvmCrash,
     ];
+    /// The flavours of the suite `hyperv`.
+    pub const HYPERV: &[Flavour] = &[
+        Flavour::Hyperv,
+        Flavour::HypervMsr,
+        Flavour::BothKvm,
+        Flavour::BothHyperv,
+        Flavour::BothKexec,
+        Flavour::BothCrash,
+    ];
+
+    fn spec(self) -> &'static Spec {
+        match self {
+            Flavour::KvmAdopt => &KVM_ADOPT,
+            Flavour::KvmOwn => &KVM_OWN,
+            Flavour::KvmAbsent => &KVM_ABSENT,
+            Flavour::KvmKexec => &KVM_KEXEC,
+            Flavour::KvmCrash => &KVM_CRASH,
+            Flavour::Hyperv => &HYPERV,
+            Flavour::HypervMsr => &HYPERV_MSR,
+            Flavour::BothKvm => &BOTH_KVM,
+            Flavour::BothHyperv => &BOTH_HYPERV,
+            Flavour::BothKexec => &BOTH_KEXEC,
+            Flavour::BothCrash => &BOTH_CRASH,
+        }
+    }
+
+    pub fn all() -> &'static [Flavour] {
+        Flavour::value_variants()
+    }
 
     pub fn name(self) -> &'static str {
-        match self {
-            Flavour::KvmAdopt => "kvm-adopt",
-            Flavour::KvmOwn => "kvm-own",
-            Flavour::KvmAbsent => "kvm-absent",
-            Flavour::KvmKexec => "kvm-kexec",
-            Flavour::KvmCrash => "kvm-crash",
-        }
+        self.spec().name
     }
 
     pub fn from_name(name: &str) -> Option<Flavour> {
-        Flavour::ALL.into_iter().find(|f| f.name() == name)
+        Flavour::all().iter().copied().find(|f| f.name() == name)
     }
 
-    /// `-cpu` of the QEMU that runs L2.
-    fn cpu(self) -> &'static str {
-        match self {
-            Flavour::KvmAdopt | Flavour::KvmOwn | Flavour::KvmKexec | Flavour::KvmCrash => {
-                "host,migratable=off"
-            }
-            Flavour::KvmAbsent => "host,migratable=off,kvm=off",
-        }
+    pub fn expect(self) -> Expect {
+        self.spec().expect
     }
 
-    /// What L2's kernel command line gets.
-    fn kernel_args(self) -> &'static [&'static str] {
-        match self {
-            Flavour::KvmOwn | Flavour::KvmKexec => &["no-kvmclock"],
-            Flavour::KvmCrash => &["no-kvmclock", "crashkernel=96M"],
-            Flavour::KvmAdopt | Flavour::KvmAbsent => &[],
+    /// What the flavour's guest is told by its command line, and makes its tests' environment of.
+    fn words(self) -> Vec<String> {
+        let spec = self.spec();
+        let Expect {
+            backend,
+            mode,
+            vdso,
+            owner,
+        } = spec.expect;
+        let mut words = vec![
+            format!("rig.flavour={self}"),
+            // The kernel's command line is cut at blanks.
+            format!("rig.args={}", spec.module_args.join(",")),
+            format!("rig.backend={backend}"),
+            format!("rig.mode={mode}"),
+            format!("rig.vdso={vdso}"),
+            format!("rig.owner={owner}"),
+        ];
+        if let Some(second) = spec.second {
+            words.push(format!("rig.second={}", second.name()));
         }
+        words.extend(spec.kernel_args.iter().map(|s| (*s).to_owned()));
+        words
     }
 }
 
-/// The panic that leads into the crash kernel, in the flavour that is about it.
+/// The panic that leads into the crash kernel, in the flavours that are about it.
 pub fn is_wanted_crash(flavour: Option<Flavour>, text: &str) -> bool {
-    flavour == Some(Flavour::KvmCrash) && text.contains("sysrq triggered crash")
+    flavour.is_some_and(|f| f.spec().second == Some(Second::Crash))
+        && text.contains("sysrq triggered crash")
 }
 
 impl fmt::Display for Flavour {
@@ -146,9 +371,8 @@ pub fn guest_cmdline(task: Task, flavour: Flavour) -> String {
         // Only the driver's own suites, and those when their module is loaded.
         "kunit.filter_glob=paraclock*".to_owned(),
         format!("rig.task={task}"),
-        format!("rig.flavour={flavour}"),
     ];
-    words.extend(flavour.kernel_args().iter().map(|s| (*s).to_owned()));
+    words.extend(flavour.words());
     words.join(" ")
 }
 
@@ -171,7 +395,7 @@ pub fn guest_args(
         "-smp",
         &task.vcpus().to_string(),
         "-cpu",
-        flavour.cpu(),
+        flavour.spec().host.cpu(),
         "-kernel",
         kernel,
         "-initrd",
@@ -187,22 +411,103 @@ pub fn guest_args(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn names_are_read_back() {
-        for f in Flavour::ALL {
+        for &f in Flavour::all() {
             assert_eq!(Flavour::from_name(f.name()), Some(f));
+            let shown = f.to_possible_value().expect("none is hidden");
+            assert_eq!(shown.get_name(), f.name(), "what --flavour takes");
         }
         assert_eq!(Flavour::from_name("kvm"), None);
     }
 
+    /// A flavour that stands in no suite is never run.
+    #[test]
+    fn every_flavour_is_in_one_suite() {
+        let suites: Vec<Flavour> = [Flavour::KVM, Flavour::HYPERV].concat();
+        let names: BTreeSet<&str> = suites.iter().map(|f| f.name()).collect();
+        assert_eq!(suites.len(), names.len());
+        assert_eq!(suites.len(), Flavour::all().len());
+    }
+
     #[test]
     fn every_guest_names_its_task() {
-        for t in Task::ALL {
+        for &t in &Task::ALL {
             let line = guest_cmdline(t, Flavour::KvmOwn);
             assert!(line.contains(&format!("rig.task={}", t.name())));
             assert!(line.contains("no-kvmclock"));
+        }
+    }
+
+    /// The words of the guest's init, each without a blank and the whole short enough.
+    #[test]
+    fn every_guest_is_told_what_to_expect() {
+        for &f in Flavour::all() {
+            let line = guest_cmdline(Task::Check, f);
             assert!(line.len() < 2000, "the kernel cuts a longer one");
+            let value = |key: &str| {
+                let key = format!("rig.{key}=");
+                let mut found = line.split(' ').filter_map(|w| w.strip_prefix(&key));
+                (found.next(), found.next())
+            };
+            let e = f.expect();
+            for (key, want) in [
+                ("flavour", f.name()),
+                ("backend", e.backend),
+                ("mode", e.mode),
+                ("vdso", e.vdso),
+                ("owner", e.owner),
+            ] {
+                assert_eq!(value(key), (Some(want), None), "{f}: {key}");
+            }
+            assert!(value("args").0.is_some());
+        }
+        let line = guest_cmdline(Task::Check, Flavour::BothCrash);
+        for word in [
+            "rig.args=backend=hyperv",
+            "rig.second=crash",
+            "crashkernel=96M",
+        ] {
+            assert!(line.split(' ').any(|w| w == word), "{word} in {line}");
+        }
+    }
+
+    /// What is expected fits what the guest is shown and what the driver is asked for.
+    #[test]
+    fn expectations_fit_their_hosts() {
+        for &f in Flavour::all() {
+            let spec = f.spec();
+            let cpu = spec.host.cpu();
+            let hidden = cpu.contains("kvm=off");
+            let hyperv = cpu.contains("hv-time");
+            match spec.expect.backend {
+                "kvm" => assert!(!hidden, "{f}"),
+                "hyperv" => assert!(hyperv, "{f}"),
+                _ => assert!(hidden && !hyperv, "{f}"),
+            }
+            let vdso = match (spec.expect.backend, spec.expect.mode) {
+                ("kvm", "page") => "pvclock",
+                ("hyperv", "page") => "hvclock",
+                _ => "none",
+            };
+            assert_eq!(spec.expect.vdso, vdso, "{f}");
+            assert_eq!(
+                spec.expect.mode == "msr",
+                spec.module_args.contains(&"mode=msr")
+            );
+            // A second kernel finds what the first one has left only of a page of the driver's own.
+            assert!(spec.second.is_none() || spec.expect.owner == "own", "{f}");
+        }
+    }
+
+    #[test]
+    fn a_hosts_own_flavour_needs_no_parameter() {
+        for &host in Host::value_variants() {
+            let spec = host.flavour().spec();
+            assert_eq!(spec.host, host);
+            assert!(spec.module_args.is_empty() && spec.second.is_none());
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver in guests of a real KVM.
+//! The driver in guests of a real KVM: a suite for each hypervisor whose clock it reads. They differ in
+//! their flavours and in nothing else.
 
 use crate::console::{Line, Source};
 use crate::context::Context;
@@ -15,20 +16,37 @@ use crate::vm::{Flavour, Task};
 use anyhow::{Context as _, Result};
 use std::time::Duration;
 
-pub fn run(cx: &Context, report: &mut Report) -> Result<()> {
-    let logs = cx.fresh_logs("kvm")?;
+pub fn kvm(cx: &Context, report: &mut Report) -> Result<()> {
+    run(cx, report, "kvm", Flavour::KVM)
+}
+
+pub fn hyperv(cx: &Context, report: &mut Report) -> Result<()> {
+    run(cx, report, "hyperv", Flavour::HYPERV)
+}
+
+fn run(cx: &Context, report: &mut Report, suite: &str, flavours: &[Flavour]) -> Result<()> {
+    let flavours: Vec<Flavour> = flavours
+        .iter()
+        .copied()
+        .filter(|f| cx.flavours.is_empty() || cx.flavours.contains(f))
+        .collect();
+    if flavours.is_empty() {
+        report.skip(suite, "it has none of the flavours that were asked for");
+        return Ok(());
+    }
+    let logs = cx.fresh_logs(suite)?;
     cx.artifacts()?;
     let payload = cx.payload()?;
     cx.choice()?;
     let mut audience = Teller {
-        step: Step::start("kvm: guests"),
+        step: Step::start(format!("{suite}: guests")),
         results: 0,
         verbose: cx.verbose,
     };
     let results = guest::run(
         cx,
         Task::Check,
-        &Flavour::ALL,
+        &flavours,
         Limits::default(),
         payload,
         &logs,
@@ -161,7 +179,14 @@ impl Watcher for Teller {
 }
 
 /// For whoever starts one guest and reads what it prints: every line of it that is its user's.
-pub fn run_one(cx: &Context, task: Task, name: &str, limits: Limits, show: bool) -> Result<Final> {
+pub fn run_one(
+    cx: &Context,
+    task: Task,
+    flavour: Flavour,
+    name: &str,
+    limits: Limits,
+    show: bool,
+) -> Result<Final> {
     let logs = cx.fresh_logs(name)?;
     cx.artifacts()?;
     let payload = cx.payload()?;
@@ -173,15 +198,7 @@ pub fn run_one(cx: &Context, task: Task, name: &str, limits: Limits, show: bool)
         show,
         verbose: cx.verbose,
     };
-    let mut results = guest::run(
-        cx,
-        task,
-        &[Flavour::KvmAdopt],
-        limits,
-        payload,
-        &logs,
-        &mut audience,
-    )?;
+    let mut results = guest::run(cx, task, &[flavour], limits, payload, &logs, &mut audience)?;
     results.finals.pop().context("a run without a result")
 }
 
