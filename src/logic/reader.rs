@@ -385,7 +385,7 @@ impl<W: Word, P: Params> Reader<W, P> {
                 if !self.reject(env, state, sample) && !last {
                     return None;
                 }
-                return Some(self.clamped(env, reading));
+                return self.clamped_under(env, rejected(sample.version), reading, last);
             }
         } else if state != FRESH {
             if state != rejected(sample.version) {
@@ -395,10 +395,10 @@ impl<W: Word, P: Params> Reader<W, P> {
                 }
                 state = rejected(sample.version);
             }
-            let clamped = self.clamp.raise(reading.count);
-            if clamped.held {
+            let clamped = self.clamped_under(env, state, reading, last)?;
+            if clamped != reading {
                 self.good_since.store(0);
-                return Some(self.held(env, clamped.count));
+                return Some(clamped);
             }
             if !self.grace_is_over(sample.version, reading.count) {
                 return Some(reading);
@@ -474,6 +474,23 @@ impl<W: Word, P: Params> Reader<W, P> {
         }
     }
 
+    /// Passes a reading through the clamp while the state is `state`, which accepts nothing; `None`
+    /// if it is not.
+    ///
+    /// Behind the clamp: what comes out of it may be of a reader that was too late for the state
+    /// that it had seen, and who is fast under an accepted version does not know of it. While
+    /// nothing is accepted, whoever accepts a version finds the clamp raised by then.
+    fn clamped_under<E: Env<Word = W>>(
+        &self,
+        env: &E,
+        state: u64,
+        reading: Reading,
+        last: bool,
+    ) -> Option<Reading> {
+        let reading = self.clamped(env, reading);
+        (self.state.load_acquire() == state || last).then_some(reading)
+    }
+
     /// Page 0 is valid, and the host does not vouch for the TSCs.
     fn read_unstable<E>(
         &self,
@@ -501,7 +518,7 @@ impl<W: Word, P: Params> Reader<W, P> {
                 tsc: Some(page0.tsc),
             },
         };
-        Some(self.clamped(env, reading))
+        self.clamped_under(env, rejected(page0.version), reading, last)
     }
 
     /// Raises the clamp to what the accepted version gives, before that is taken away.

@@ -733,6 +733,57 @@ fn a_reader_of_the_counter_does_not_overtake_the_page() {
     }
 }
 
+/// A reader of the counter stands still with what it read, raises the clamp when the page has long
+/// been accepted, and another one that is late as well comes by and finds it there.
+#[test]
+fn what_a_late_reader_leaves_in_the_clamp_is_not_given_to_anybody() {
+    use Action::{Advance, Migrate, Read, Restore, Withdraw};
+    let migrate = Migrate { rate: 1, tsc: 0 };
+    let script = [
+        (3, Advance(1)),
+        (2, Withdraw(false)),
+        (1, Withdraw(false)),
+        (1, Withdraw(false)),
+        (3, Withdraw(true)),
+        (2, migrate.clone()),
+        (2, Read),
+        (5, Advance(1)),
+        (2, Read),
+        (2, Read),
+        (0, Read),
+        (49, migrate),
+        (11, Advance(1)),
+        (0, Restore),
+        (0, Read),
+        (0, Read),
+        (5, Read),
+        (39, Restore),
+        (25, Restore),
+        (2, Read),
+        (1, Read),
+        (0, Read),
+        (1, Withdraw(false)),
+        (0, Restore),
+        (2, Advance(1)),
+        (0, Advance(24_066_090)),
+        (0, Read),
+        (36, Read),
+        (1, Read),
+        (5, Withdraw(false)),
+        (2, Restore),
+        (21, Advance(42_889_828)),
+        (28, Read),
+        (2, Withdraw(false)),
+        (19, Restore),
+        (0, Read),
+    ];
+    for begin in 0..UNIT {
+        let mut script = script.to_vec();
+        script[0] = (3, Advance(begin));
+        run(script, |_, _, _| Ok(())).expect("time does not go back");
+    }
+}
+
 /// However long nobody reads.
 #[test]
 fn a_grace_ends() {
