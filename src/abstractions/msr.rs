@@ -67,8 +67,9 @@ pub(crate) fn read_time_ref_count() -> Option<u64> {
 
     // SAFETY: Where the MSR is not there, or not granted, the instruction faults, and by its entry
     // in the exception table execution goes on behind it, with the registers as they were.
-    // Where it does not fault, it clears their upper halves. Reading it has no effect. No memory is accessed and no flags are changed; the default options
-    // keep it in place among accesses to memory.
+    // Where it does not fault, it clears their upper halves. Reading it has no effect. No memory is
+    // accessed and no flags are changed; the default options keep it in place among accesses to
+    // memory.
     unsafe {
         core::arch::asm!(
             include!(concat!(

@@ -103,11 +103,9 @@ impl Host {
         self.interface.has(Hyperv::REFERENCE_COUNTER)
     }
 
-    /// Why a mode that was asked for is not to be had.
+    /// Why a mode that was asked for is not to be had: mode `page`, since there is the counter.
     pub(crate) fn missing(&self) -> &'static str {
-        if !self.has_counter() {
-            "the host does not grant AccessPartitionReferenceCounter"
-        } else if !self.grants_page() {
+        if !self.grants_page() {
             "the host does not grant AccessPartitionReferenceTsc; use mode=msr"
         } else {
             "the kernel has no page for it: the guest's memory is encrypted, or it is built \
