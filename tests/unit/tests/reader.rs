@@ -10,13 +10,15 @@
 //! consistent, is the model checker's part (`loom.rs`).
 #![cfg(not(loom))]
 
+mod hooked;
+
+use hooked::{HookedWord, Machine as _};
 use paraclock_unit::logic::{
     page::{Page, Version},
     pvclock::{GUEST_STOPPED, Params, TSC_STABLE_BIT, judge},
     reader::{
         Env, Event, GRACE_US, HANDOVER_US, Reader, Reading, SETTLE_TRIES, Standing, read_own,
     },
-    word::Word,
 };
 use proptest::prelude::*;
 use std::{
@@ -70,9 +72,12 @@ struct Content {
     params: Params,
 }
 
+/// The reader under test.
+type ClockReader = Reader<HookedWord<Machine>, Params>;
+
 /// The machine: host, TSC, pages, and what the readers were given.
 struct Machine {
-    reader: RefCell<Option<Rc<Reader<HookedWord, Params>>>>,
+    reader: RefCell<Option<Rc<ClockReader>>>,
     script: RefCell<VecDeque<(u32, Action)>>,
     tsc: Cell<u64>,
     pages: RefCell<[Content; CPUS]>,
@@ -103,16 +108,12 @@ impl Machine {
             events: RefCell::default(),
             failure: RefCell::default(),
         });
-        let word = || HookedWord {
-            value: Cell::new(0),
-            machine: Rc::clone(&machine),
-        };
-        let reader = Rc::new(Reader::new(trust_stable, word));
+        let reader = Rc::new(Reader::new(trust_stable, || HookedWord::zero(&machine)));
         machine.reader.replace(Some(reader));
         machine
     }
 
-    fn reader(&self) -> Rc<Reader<HookedWord, Params>> {
+    fn reader(&self) -> Rc<ClockReader> {
         let reader = self.reader.borrow();
         Rc::clone(reader.as_ref().expect("set from new() to close()"))
     }
@@ -120,25 +121,6 @@ impl Machine {
     /// Breaks the circle of references.
     fn close(&self) {
         self.reader.replace(None);
-    }
-
-    /// A point at which the script may act.
-    fn step(self: &Rc<Self>) {
-        loop {
-            let action = {
-                let mut script = self.script.borrow_mut();
-                match script.front_mut() {
-                    Some((0, Action::Read(_))) if self.depth.get() >= DEPTH => return,
-                    Some((0, _)) => script.pop_front().expect("it has a front").1,
-                    Some((steps, _)) => {
-                        *steps -= 1;
-                        return;
-                    }
-                    None => return,
-                }
-            };
-            self.act(&action);
-        }
     }
 
     fn act(self: &Rc<Self>, action: &Action) {
@@ -242,47 +224,28 @@ fn event_name(event: Event) -> &'static str {
     }
 }
 
-struct HookedWord {
-    value: Cell<u64>,
-    machine: Rc<Machine>,
-}
-
-impl Word for HookedWord {
-    fn load(&self) -> u64 {
-        self.machine.step();
-        self.value.get()
-    }
-
-    fn load_acquire(&self) -> u64 {
-        self.load()
-    }
-
-    fn store(&self, value: u64) {
-        // Reader::new() stores before there is a machine to step.
-        if self.machine.reader.borrow().is_some() {
-            self.machine.step();
-        }
-        self.value.set(value);
-    }
-
-    fn store_release(&self, value: u64) {
-        self.store(value);
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.machine.step();
-        let seen = self.value.get();
-        if seen == old {
-            self.value.set(new);
-            Ok(())
-        } else {
-            Err(seen)
+impl hooked::Machine for Machine {
+    fn step(self: &Rc<Self>) {
+        loop {
+            let action = {
+                let mut script = self.script.borrow_mut();
+                match script.front_mut() {
+                    Some((0, Action::Read(_))) if self.depth.get() >= DEPTH => return,
+                    Some((0, _)) => script.pop_front().expect("it has a front").1,
+                    Some((steps, _)) => {
+                        *steps -= 1;
+                        return;
+                    }
+                    None => return,
+                }
+            };
+            self.act(&action);
         }
     }
 
-    fn rmb(&self) {}
-
-    fn wmb(&self) {}
+    fn is_set_up(&self) -> bool {
+        self.reader.borrow().is_some()
+    }
 }
 
 struct CpuPage {
@@ -344,7 +307,7 @@ impl<'a> Cpu<'a> {
 }
 
 impl Env for Cpu<'_> {
-    type Word = HookedWord;
+    type Word = HookedWord<Machine>;
     type Page = CpuPage;
 
     fn tsc(&self) -> u64 {

@@ -7,11 +7,13 @@
 //! does something, or another CPU reads the clock from its first step to its last.
 #![cfg(not(loom))]
 
+mod hooked;
+
+use hooked::{HookedWord, Machine as _};
 use paraclock_unit::logic::{
     page::{Page, Params as _, Version},
     reader::{Env, Event, GRACE_US, HANDOVER_US, PLAUSIBLE_US, Reader, Reading, Standing},
     reference_tsc::{FRACTION_BITS, Params, counted, judge},
-    word::Word,
 };
 use proptest::prelude::*;
 use std::{
@@ -64,8 +66,11 @@ enum Action {
     Correct(u64),
 }
 
+/// The reader under test.
+type ClockReader = Reader<HookedWord<Machine>, Params>;
+
 struct Machine {
-    reader: RefCell<Option<Rc<Reader<HookedWord, Params>>>>,
+    reader: RefCell<Option<Rc<ClockReader>>>,
     script: RefCell<VecDeque<(u32, Action)>>,
     /// Reference time, in counts: the truth.
     now: Cell<u64>,
@@ -110,16 +115,12 @@ impl Machine {
             failure: RefCell::default(),
         });
         machine.restore();
-        let word = || HookedWord {
-            value: Cell::new(0),
-            machine: Rc::clone(&machine),
-        };
-        let reader = Rc::new(Reader::new(true, word));
+        let reader = Rc::new(Reader::new(true, || HookedWord::zero(&machine)));
         machine.reader.replace(Some(reader));
         machine
     }
 
-    fn reader(&self) -> Rc<Reader<HookedWord, Params>> {
+    fn reader(&self) -> Rc<ClockReader> {
         let reader = self.reader.borrow();
         Rc::clone(reader.as_ref().expect("set from new() to close()"))
     }
@@ -158,25 +159,6 @@ impl Machine {
             0xffff_fffe => 1,
             sequence => sequence + 1,
         });
-    }
-
-    /// A point at which the script may act.
-    fn step(self: &Rc<Self>) {
-        loop {
-            let action = {
-                let mut script = self.script.borrow_mut();
-                match script.front_mut() {
-                    Some((0, Action::Read)) if self.depth.get() >= DEPTH => return,
-                    Some((0, _)) => script.pop_front().expect("it has a front").1,
-                    Some((steps, _)) => {
-                        *steps -= 1;
-                        return;
-                    }
-                    None => return,
-                }
-            };
-            self.act(&action);
-        }
     }
 
     fn act(self: &Rc<Self>, action: &Action) {
@@ -250,47 +232,28 @@ impl Machine {
     }
 }
 
-struct HookedWord {
-    value: Cell<u64>,
-    machine: Rc<Machine>,
-}
-
-impl Word for HookedWord {
-    fn load(&self) -> u64 {
-        self.machine.step();
-        self.value.get()
-    }
-
-    fn load_acquire(&self) -> u64 {
-        self.load()
-    }
-
-    fn store(&self, value: u64) {
-        // Reader::new() stores before there is a machine to step.
-        if self.machine.reader.borrow().is_some() {
-            self.machine.step();
-        }
-        self.value.set(value);
-    }
-
-    fn store_release(&self, value: u64) {
-        self.store(value);
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.machine.step();
-        let seen = self.value.get();
-        if seen == old {
-            self.value.set(new);
-            Ok(())
-        } else {
-            Err(seen)
+impl hooked::Machine for Machine {
+    fn step(self: &Rc<Self>) {
+        loop {
+            let action = {
+                let mut script = self.script.borrow_mut();
+                match script.front_mut() {
+                    Some((0, Action::Read)) if self.depth.get() >= DEPTH => return,
+                    Some((0, _)) => script.pop_front().expect("it has a front").1,
+                    Some((steps, _)) => {
+                        *steps -= 1;
+                        return;
+                    }
+                    None => return,
+                }
+            };
+            self.act(&action);
         }
     }
 
-    fn rmb(&self) {}
-
-    fn wmb(&self) {}
+    fn is_set_up(&self) -> bool {
+        self.reader.borrow().is_some()
+    }
 }
 
 struct TscPage(Rc<Machine>);
@@ -324,7 +287,7 @@ struct Cpu<'a> {
 }
 
 impl Env for Cpu<'_> {
-    type Word = HookedWord;
+    type Word = HookedWord<Machine>;
     type Page = TscPage;
 
     fn tsc(&self) -> u64 {
