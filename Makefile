@@ -3,17 +3,19 @@
 # The front door. `make help` lists what there is; the work is done by the tool in tests/rig, and,
 # for the module, by the kernel's own build system and the file Kbuild.
 #
-#   KDIR=   an already built, patched kernel: `make modules` builds for it and sets up nothing
-#   KSRC=   a kernel source of your own, a tree or a tarball, instead of Debian's
-#   SUITE=  one suite of `make check`
-#   HOST=   what the guest of `make demo`, `make shell` and `make bench` is shown of its hypervisor:
-#           kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has bounds for
+#   KDIR=     an already built, patched kernel: `make modules` builds for it and sets up nothing
+#   KSRC=     a kernel source of your own, a tree or a tarball, instead of Debian's
+#   QEMU_SRC= a QEMU source tree of your own for the emulated machines, instead of Debian's
+#   SUITE=    one suite of `make check`
+#   HOST=     what the guest of `make demo`, `make shell` and `make bench` is shown of its hypervisor:
+#             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has bounds for
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 KSRC ?=
 KDIR ?=
+QEMU_SRC ?=
 SUITE ?=
 HOST ?=
 
@@ -23,6 +25,11 @@ ifneq ($(KSRC),)
 export KSRC
 else
 unexport KSRC
+endif
+ifneq ($(QEMU_SRC),)
+export QEMU_SRC
+else
+unexport QEMU_SRC
 endif
 
 bootstrap:
@@ -71,6 +78,6 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Suites of `make check SUITE=name`:'
 	@$(if $(shell command -v cargo),$(cargo) suites,echo '  (cargo is not installed)')
-	@echo 'Variables: KDIR= KSRC= SUITE= HOST= (the head of the Makefile says what they do)'
+	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= (the head of the Makefile says what they do)'
 
 .PHONY: bootstrap demo check bench shell setup modules modules_install clean help

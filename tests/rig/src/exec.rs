@@ -11,13 +11,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What `make` and `cargo run` leave in the environment and what would change a build behind its back.
-const NOT_INHERITED: [&str; 16] = [
+const NOT_INHERITED: [&str; 17] = [
     "MAKEFLAGS",
     "MFLAGS",
     "GNUMAKEFLAGS",
     "MAKELEVEL",
     "MAKEOVERRIDES",
     "KSRC",
+    "QEMU_SRC",
     "KDIR",
     "M",
     "O",

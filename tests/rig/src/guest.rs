@@ -8,13 +8,22 @@ use crate::session::{Ended, Limits, Outcome, Phase, Session};
 use crate::verdict::{Fault, Stop, Verdict};
 use crate::vm::initramfs::{self, Payload};
 use crate::vm::run::{Launch, Watcher, watch};
-use crate::vm::{Flavour, Task, direct, outer, tsc};
-use anyhow::Result;
+use crate::vm::{Flavour, Task, direct, outer, testhost, tsc};
+use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A death of the rig is followed by another try this often.
 pub const RETRIES: usize = 2;
+
+/// The test host has no SVM between itself and the guest, and no excuse.
+fn retries(flavour: Flavour) -> usize {
+    if flavour.test_host().is_some() {
+        0
+    } else {
+        RETRIES
+    }
+}
 
 /// What came of one flavour in the end.
 #[derive(Debug)]
@@ -97,7 +106,7 @@ fn retry(
         {
             if let Verdict::RigDeath { who, death } = &verdict {
                 let count = deaths.iter().filter(|(f, _)| *f == flavour).count();
-                if count < RETRIES {
+                if count < retries(flavour) {
                     let why = format!("{flavour}: {who}: {death}");
                     audience.again(flavour, &why);
                     deaths.push((flavour, why));
@@ -113,7 +122,10 @@ fn retry(
                 .filter(|(f, _)| *f == flavour)
                 .map(|(_, why)| why.clone())
                 .collect();
-            let log = log.join(if lines.is_empty() { "l1.log" } else { "l2.log" });
+            let log = match flavour.test_host() {
+                Some(_) => log.join(flavour.name()).join("l2.log"),
+                None => log.join(if lines.is_empty() { "l1.log" } else { "l2.log" }),
+            };
             results.finals.push(Final {
                 flavour,
                 verdict,
@@ -165,6 +177,9 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn boot(&self, flavours: &[Flavour], log: &Path, watcher: &mut dyn Watcher) -> Result<Ended> {
+        if flavours.iter().any(|f| f.test_host().is_some()) {
+            return self.boot_test_host(flavours, log, watcher);
+        }
         // Instructions are counted by the emulator, so a benchmark needs it wherever it runs.
         if self.task != Task::Bench && self.cx.choice()?.direct {
             self.boot_direct(flavours, log, watcher)
@@ -186,7 +201,6 @@ impl Runner<'_> {
         Ok(session.finish(&stop))
     }
 
-    /// A machine for each flavour; this program takes L1's part and makes its marks.
     fn boot_direct(
         &self,
         flavours: &[Flavour],
@@ -195,12 +209,41 @@ impl Runner<'_> {
     ) -> Result<Ended> {
         let artifacts = self.cx.artifacts()?;
         let qemu = initramfs::inner_qemu(artifacts)?;
+        self.boot_each(flavours, log, watcher, |flavour, _| {
+            direct::launch(artifacts, &qemu, &self.image, self.task, flavour)
+        })
+    }
+
+    fn boot_test_host(
+        &self,
+        flavours: &[Flavour],
+        log: &Path,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Ended> {
+        let artifacts = self.cx.artifacts()?;
+        self.boot_each(flavours, log, watcher, |flavour, log| {
+            let shape = flavour
+                .test_host()
+                .with_context(|| format!("{flavour} does not run on the test host"))?;
+            testhost::launch(artifacts, &self.image, self.task, flavour, shape, log)
+        })
+    }
+
+    /// A machine for each flavour; this program takes L1's part and makes its marks.
+    fn boot_each(
+        &self,
+        flavours: &[Flavour],
+        log: &Path,
+        watcher: &mut dyn Watcher,
+        launch: impl Fn(Flavour, &Path) -> Result<Launch>,
+    ) -> Result<Ended> {
         let mut all = Ended {
             outcomes: Vec::new(),
             host_faults: Vec::new(),
         };
         for &flavour in flavours {
-            let launch = direct::launch(artifacts, &qemu, &self.image, self.task, flavour)?;
+            let log = log.join(flavour.name());
+            let launch = launch(flavour, &log)?;
             let mut session = Session::new(&[flavour], self.limits);
             let clock = Instant::now();
             let mark = |at, text: String| Line::user(at, text);
@@ -208,13 +251,7 @@ impl Runner<'_> {
                 Source::L1,
                 mark(clock.elapsed(), format!("@rig l1 run {flavour}")),
             );
-            let stop = watch(
-                &launch,
-                &log.join(flavour.name()),
-                &mut session,
-                clock,
-                watcher,
-            )?;
+            let stop = watch(&launch, &log, &mut session, clock, watcher)?;
             if let Stop::Exited { status, stderr } = &stop {
                 for line in stderr.lines() {
                     session.line(Source::L1, mark(clock.elapsed(), line.to_owned()));
@@ -243,7 +280,48 @@ pub fn nested(cx: &Context, task: Task, flavours: &[Flavour], l2_image: &Path) -
         task,
         flavours,
         tsc::khz()?,
+        &[],
     ))
+}
+
+/// Boots L1 on the test host, its TSC being the device's, with an L2 whose CPUs all read its clock for so many
+/// seconds. Once, whatever comes of it: this is about the machine itself.
+pub fn hammer(
+    cx: &Context,
+    seconds: u64,
+    payload: &Payload,
+    log: &Path,
+    watcher: &mut dyn Watcher,
+) -> Result<Ended> {
+    const SPARE: Duration = Duration::from_secs(180);
+    let flavour = Flavour::KvmAdopt;
+    let artifacts = cx.artifacts()?;
+    let l2_image = cx.l2_image(payload)?;
+    let image = initramfs::l1(
+        &cx.build().join("images"),
+        &cx.guest(),
+        artifacts,
+        &l2_image,
+    )?;
+    let mut launch = outer::launch(
+        artifacts,
+        &image,
+        Task::Hammer,
+        &[flavour],
+        testhost::TSC_KHZ,
+        &[format!("rig.more=rig.seconds={seconds}")],
+    );
+    launch.args.push("-device".into());
+    launch
+        .args
+        .push(testhost::svm_host_device().to_string().into());
+    let limits = Limits {
+        run: Duration::from_secs(seconds) + SPARE,
+        ..Limits::default()
+    };
+    let mut session = Session::new(&[flavour], limits);
+    let stop = watch(&launch, log, &mut session, Instant::now(), watcher)?;
+    Ok(session.finish(&stop))
 }
 
 /// A verdict that is not `Finished`, in words; the first line says it.
@@ -266,10 +344,7 @@ pub fn explain(verdict: &Verdict) -> String {
             after.as_secs()
         ),
         Verdict::RigDeath { who, death } => {
-            format!(
-                "the rig died {} times, the last time {who}: {death}",
-                RETRIES + 1
-            )
+            format!("the rig died once more than is forgiven: {who}: {death}")
         }
         Verdict::QemuError(text) => text.clone(),
         Verdict::NotRun => "never had its turn: the rig died before".to_owned(),
@@ -308,7 +383,6 @@ mod tests {
     use super::*;
     use crate::verdict::Death;
     use crate::vm::run::Quiet;
-    use std::time::Duration;
 
     struct Deaf(Quiet, usize);
 

@@ -41,6 +41,9 @@ struct Common {
     /// A kernel tree or tarball to use in place of Debian's; it is copied and not changed
     #[arg(long, env = "KSRC", global = true, value_name = "PATH")]
     ksrc: Option<PathBuf>,
+    /// A tree of QEMU's source for the outer QEMU, in place of Debian's; it is copied and not changed
+    #[arg(long, env = "QEMU_SRC", global = true, value_name = "DIR")]
+    qemu_src: Option<PathBuf>,
     /// The checkout, if not the one around the current directory
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -99,6 +102,15 @@ enum Command {
         #[arg(long)]
         l1: bool,
     },
+    /// Have an L2 read its clock on all CPUs for long, on the test host: no machine may die
+    Soak {
+        /// Each turn
+        #[arg(long, default_value = "10")]
+        minutes: u64,
+        /// Turns
+        #[arg(long, default_value = "5")]
+        times: u64,
+    },
     /// Count the instructions that a reading takes, beside the C clocks
     Bench {
         /// Whose clocks; without it, all that there are bounds for
@@ -123,13 +135,19 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<bool> {
     let Common {
         ksrc,
+        qemu_src,
         root,
         machine,
         verbose,
     } = cli.common;
     // `make KSRC=` with nothing after it asks for nothing.
     let ksrc = ksrc.filter(|p| !p.as_os_str().is_empty());
-    let options = setup::Options { ksrc, root };
+    let qemu_src = qemu_src.filter(|p| !p.as_os_str().is_empty());
+    let options = setup::Options {
+        ksrc,
+        qemu_src,
+        root,
+    };
     let cx = || Context::new(options.clone(), machine, verbose);
     match cli.command {
         Command::Setup => setup::command_setup(&options)?,
@@ -155,6 +173,7 @@ fn run(cli: Cli) -> Result<bool> {
         Command::Shell { host, flavour, l1 } => {
             shell::run(&cx()?, flavour.unwrap_or(host.flavour()), l1)?;
         }
+        Command::Soak { minutes, times } => return suite::soak(&cx()?, minutes * 60, times),
         Command::Bench { host } => bench::run(&cx()?, host)?,
     }
     Ok(true)

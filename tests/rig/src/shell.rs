@@ -8,7 +8,7 @@ use crate::guest;
 use crate::progress::Step;
 use crate::vm::initramfs;
 use crate::vm::run::{Console, Launch, Machine};
-use crate::vm::{Flavour, Task, direct};
+use crate::vm::{Flavour, Task, direct, testhost};
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, SetArg, Termios};
@@ -53,6 +53,11 @@ pub fn run(cx: &Context, flavour: Flavour, host: bool) -> Result<()> {
     let artifacts = cx.artifacts()?;
     let (launch, wanted): (Launch, Source) = if host {
         (guest::nested(cx, Task::Shell, &[], &image)?, Source::L1)
+    } else if let Some(shape) = flavour.test_host() {
+        (
+            testhost::launch(artifacts, &image, Task::Shell, flavour, shape, &logs)?,
+            Source::L2,
+        )
     } else if cx.choice()?.direct {
         let qemu = initramfs::inner_qemu(artifacts)?;
         (

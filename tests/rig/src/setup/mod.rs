@@ -12,6 +12,7 @@ mod inner;
 mod kernel;
 mod key;
 mod qemu;
+mod qemu_tree;
 mod toolchain;
 mod version;
 
@@ -33,6 +34,8 @@ const FIRST_SPACE_MIB: u64 = 6000;
 pub struct Options {
     /// A kernel tree or tarball to use in place of Debian's; it is copied, never changed.
     pub ksrc: Option<PathBuf>,
+    /// A tree of QEMU's source to use in place of Debian's; it is copied, never changed.
+    pub qemu_src: Option<PathBuf>,
     /// The checkout, where it is not the one that this program was built in.
     pub root: Option<PathBuf>,
 }
@@ -233,9 +236,17 @@ pub fn ensure(options: &Options) -> Result<Artifacts> {
     // All that needs the network comes first, so that it fails before the long builds.
     let plan = kernel::Plan::new(&site, &tools, options.ksrc.as_deref())?;
     let inner_tree = inner::ensure(&site)?;
-    qemu::source(&site)?;
-    let kernel = plan.ensure()?;
-    let qemu_outer = qemu::ensure(&site)?;
+    let kernel;
+    let qemu_outer = if let Some(tree) = &options.qemu_src {
+        // Whatever is wrong with it is said before the kernel is built.
+        let qemu = qemu_tree::ensure(&site, tree)?;
+        kernel = plan.ensure()?;
+        qemu
+    } else {
+        qemu::source(&site)?;
+        kernel = plan.ensure()?;
+        qemu::ensure(&site)?
+    };
     Ok(Artifacts {
         firmware: inner::FIRMWARE.iter().map(|d| inner_tree.join(d)).collect(),
         cache: site.cache.root().to_owned(),

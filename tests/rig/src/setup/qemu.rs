@@ -16,12 +16,12 @@ use super::version::Version;
 use crate::progress::Step;
 
 /// The release that tests/host/ is a series for.
-const WANTED: (u32, u32) = (10, 0);
+pub(super) const WANTED: (u32, u32) = (10, 0);
 const PACKAGE: &str = "qemu";
 /// Raised where a change of this file makes finished builds useless.
 const REVISION: &str = "1";
-const TARGET: &str = "qemu-system-x86_64";
-const CONFIGURE: &[&str] = &[
+pub(super) const TARGET: &str = "qemu-system-x86_64";
+pub(super) const CONFIGURE: &[&str] = &[
     "--target-list=x86_64-softmmu",
     "--without-default-features",
     "--enable-tcg",
@@ -32,8 +32,8 @@ const CONFIGURE: &[&str] = &[
     "--disable-docs",
 ];
 /// Compilation steps, before they have been counted here.
-const STEPS: u64 = 920;
-const SPACE_MIB: u64 = 2500;
+pub(super) const STEPS: u64 = 920;
+pub(super) const SPACE_MIB: u64 = 2500;
 
 /// The program, built where it is not in the cache.
 pub fn ensure(site: &Site) -> Result<PathBuf> {
@@ -171,22 +171,25 @@ fn unpack(
     .arg("--directory")
     .arg(tree);
     cmd::run(&mut c, log, step, None)?;
-    // Debian's archive has no firmware blobs, and meson wants to unpack them as soon as
-    // it finds bzip2.
+    leave_blobs(tree)
+}
+
+/// Debian's archive has no firmware blobs, and meson wants to unpack them as soon as it finds bzip2.
+pub(super) fn leave_blobs(tree: &Path) -> Result<()> {
     let path = tree.join("meson.build");
     let text = fs::read_to_string(&path).context("read QEMU's meson.build")?;
     let changed = text.replace(
         "unpack_edk2_blobs = bzip2.found()",
         "unpack_edk2_blobs = false",
     );
-    if changed == text {
+    if changed == text && !text.contains("unpack_edk2_blobs = false") {
         bail!("QEMU's meson.build does not set unpack_edk2_blobs as expected");
     }
     fs::write(&path, changed).context("write QEMU's meson.build")
 }
 
 /// In a Python environment of its own, with meson and what it needs at known checksums.
-fn configure(
+pub(super) fn configure(
     requirements: &Path,
     work: &Path,
     tree: &Path,
@@ -227,7 +230,7 @@ fn configure(
 }
 
 /// How much ninja has to do.
-fn total_steps(build: &Path) -> Option<u64> {
+pub(super) fn total_steps(build: &Path) -> Option<u64> {
     let plan = cmd::output(
         cmd::command("ninja")
             .arg("-C")

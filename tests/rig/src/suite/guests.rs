@@ -65,7 +65,7 @@ fn run(cx: &Context, report: &mut Report, suite: &str, flavours: &[Flavour]) -> 
 }
 
 /// One flavour's results, each under the flavour's name.
-fn judge(report: &mut Report, f: &Final) {
+pub(super) fn judge(report: &mut Report, f: &Final) {
     let flavour = f.flavour;
     let user: Vec<&str> = f
         .lines

@@ -5,6 +5,7 @@
 mod docs;
 mod files;
 mod guests;
+mod host;
 mod install;
 mod patches;
 mod style;
@@ -15,6 +16,7 @@ use crate::progress::human;
 use crate::report::{self, Report};
 use anyhow::{Context as _, Result, bail};
 pub use guests::run_one;
+pub use host::soak;
 use std::io::{Write, stdout};
 use std::time::Instant;
 
@@ -60,6 +62,11 @@ pub const SUITES: &[Suite] = &[
         name: "hyperv",
         about: "the same where KVM shows Hyper-V's interface, alone and beside its own",
         run: guests::hyperv,
+    },
+    Suite {
+        name: "host",
+        about: "the test host, whose TSC changes under a running guest",
+        run: host::run,
     },
 ];
 

@@ -50,5 +50,6 @@ pub fn launch(
         program: program.clone(),
         args,
         consoles: vec![Source::L2],
+        qmp: false,
     })
 }

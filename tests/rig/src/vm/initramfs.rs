@@ -365,7 +365,7 @@ pub fn l1(dir: &Path, guest: &Path, artifacts: &Artifacts, l2_image: &Path) -> R
     image.file("l2/bzImage", &artifacts.kernel.bzimage)?;
     image.file("l2/initramfs", l2_image)?;
     for task in Task::ALL {
-        for &flavour in Flavour::all() {
+        for &flavour in Flavour::all().iter().filter(|f| f.test_host().is_none()) {
             let mut args = guest_args(
                 task,
                 flavour,
@@ -382,7 +382,11 @@ pub fn l1(dir: &Path, guest: &Path, artifacts: &Artifacts, l2_image: &Path) -> R
                 ]
                 .map(String::from),
             );
-            let words: Vec<String> = args.iter().map(|a| quote(a)).collect();
+            let mut words: Vec<String> = args.iter().map(|a| quote(a)).collect();
+            // What L1 was told to tell L2.
+            if let Some(at) = args.iter().position(|a| a == "-append") {
+                words[at + 1] += "\"${RIG_MORE:+ $RIG_MORE}\"";
+            }
             let text = format!("#!/bin/sh\nexec qemu-system-x86_64 {}\n", words.join(" "));
             image.script(&format!("rig/{task}/{flavour}"), text);
         }

@@ -7,10 +7,12 @@ pub mod initramfs;
 pub mod outer;
 pub mod probe;
 pub mod run;
+pub mod testhost;
 pub mod tsc;
 
 use clap::ValueEnum;
 use std::fmt;
+use testhost::Shape;
 
 /// The hypervisor's interfaces that a guest is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
@@ -106,12 +108,24 @@ pub enum Flavour {
     BothKexec,
     /// A page of the driver's own, and then a crash kernel.
     BothCrash,
+    /// The test host as Hyper-V, with the kernel's own driver at work.
+    HostHyperv,
+    /// The test host as KVM, likewise.
+    HostKvm,
+    /// Both, and the kernel uses neither: its clock is one that no fault can touch.
+    HostBoth,
+    /// The test host's bare TSC, which the kernel takes for invariant: the clock that goes wrong.
+    HostTsc,
+    /// The same machine without the device.
+    HostPlain,
 }
 
 /// All that is to be known of a flavour; whoever acts on it reads it here.
 struct Spec {
     name: &'static str,
+    /// What the guest is shown, by a real KVM or by the test host.
     host: Host,
+    test_host: Option<Shape>,
     /// What L2's kernel command line gets.
     kernel_args: &'static [&'static str],
     /// The parameters that the driver is loaded with.
@@ -156,6 +170,7 @@ const REFUSED: Expect = Expect {
 const KVM_ADOPT: Spec = Spec {
     name: "kvm-adopt",
     host: Host::Kvm,
+    test_host: None,
     kernel_args: &[],
     module_args: &[],
     second: None,
@@ -218,6 +233,66 @@ const BOTH_CRASH: Spec = Spec {
     second: Some(Second::Crash),
     ..BOTH_HYPERV
 };
+const HOST_HYPERV: Spec = Spec {
+    name: "host-hyperv",
+    test_host: Some(Shape {
+        vcpus: 4,
+        device: true,
+        hyperv: true,
+        kvm: false,
+        invtsc: false,
+    }),
+    ..HYPERV
+};
+const HOST_KVM: Spec = Spec {
+    name: "host-kvm",
+    test_host: Some(Shape {
+        vcpus: 4,
+        device: true,
+        hyperv: false,
+        kvm: true,
+        invtsc: false,
+    }),
+    ..KVM_ADOPT
+};
+const HOST_BOTH: Spec = Spec {
+    name: "host-both",
+    host: Host::Both,
+    test_host: Some(Shape {
+        vcpus: 2,
+        device: true,
+        hyperv: true,
+        kvm: true,
+        invtsc: false,
+    }),
+    // KVM's clock is switched off, and Linux does not look for Hyper-V's where it sees KVM.
+    kernel_args: &["no-kvmclock", "clocksource=hpet", "tsc=unstable"],
+    ..KVM_OWN
+};
+const HOST_TSC: Spec = Spec {
+    name: "host-tsc",
+    test_host: Some(Shape {
+        vcpus: 2,
+        device: true,
+        hyperv: false,
+        kvm: false,
+        invtsc: true,
+    }),
+    // Or the watchdog finds out.
+    kernel_args: &["tsc=reliable"],
+    ..KVM_ABSENT
+};
+const HOST_PLAIN: Spec = Spec {
+    name: "host-plain",
+    test_host: Some(Shape {
+        vcpus: 2,
+        device: false,
+        hyperv: false,
+        kvm: false,
+        invtsc: false,
+    }),
+    ..HOST_TSC
+};
 
 impl Flavour {
     /// The flavours of the suite `kvm`.
@@ -237,6 +312,14 @@ impl Flavour {
         Flavour::BothKexec,
         Flavour::BothCrash,
     ];
+    /// The flavours of the suite `host`.
+    pub const TEST_HOST: &[Flavour] = &[
+        Flavour::HostHyperv,
+        Flavour::HostKvm,
+        Flavour::HostBoth,
+        Flavour::HostTsc,
+        Flavour::HostPlain,
+    ];
 
     fn spec(self) -> &'static Spec {
         match self {
@@ -251,6 +334,11 @@ impl Flavour {
             Flavour::BothHyperv => &BOTH_HYPERV,
             Flavour::BothKexec => &BOTH_KEXEC,
             Flavour::BothCrash => &BOTH_CRASH,
+            Flavour::HostHyperv => &HOST_HYPERV,
+            Flavour::HostKvm => &HOST_KVM,
+            Flavour::HostBoth => &HOST_BOTH,
+            Flavour::HostTsc => &HOST_TSC,
+            Flavour::HostPlain => &HOST_PLAIN,
         }
     }
 
@@ -268,6 +356,11 @@ impl Flavour {
 
     pub fn expect(self) -> Expect {
         self.spec().expect
+    }
+
+    /// The machine, if that is the test host and not a real KVM.
+    pub fn test_host(self) -> Option<Shape> {
+        self.spec().test_host
     }
 
     /// What the flavour's guest is told by its command line, and makes its tests' environment of.
@@ -291,6 +384,9 @@ impl Flavour {
         if let Some(second) = spec.second {
             words.push(format!("rig.second={}", second.name()));
         }
+        if spec.test_host.is_some() {
+            words.push("rig.testhost=1".to_owned());
+        }
         words.extend(spec.kernel_args.iter().map(|s| (*s).to_owned()));
         words
     }
@@ -312,6 +408,10 @@ impl fmt::Display for Flavour {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Task {
     Check,
+    /// The tests of the test host, of which some are for a real KVM as well.
+    TestHost,
+    /// Readers on all CPUs.
+    Hammer,
     Demo,
     Bench,
     Shell,
@@ -320,8 +420,10 @@ pub enum Task {
 }
 
 impl Task {
-    pub const ALL: [Task; 5] = [
+    pub const ALL: [Task; 7] = [
         Task::Check,
+        Task::TestHost,
+        Task::Hammer,
         Task::Demo,
         Task::Bench,
         Task::Shell,
@@ -331,6 +433,8 @@ impl Task {
     pub fn name(self) -> &'static str {
         match self {
             Task::Check => "check",
+            Task::TestHost => "testhost",
+            Task::Hammer => "hammer",
             Task::Demo => "demo",
             Task::Bench => "bench",
             Task::Shell => "shell",
@@ -426,7 +530,7 @@ mod tests {
     /// A flavour that stands in no suite is never run.
     #[test]
     fn every_flavour_is_in_one_suite() {
-        let suites: Vec<Flavour> = [Flavour::KVM, Flavour::HYPERV].concat();
+        let suites: Vec<Flavour> = [Flavour::KVM, Flavour::HYPERV, Flavour::TEST_HOST].concat();
         let names: BTreeSet<&str> = suites.iter().map(|f| f.name()).collect();
         assert_eq!(suites.len(), names.len());
         assert_eq!(suites.len(), Flavour::all().len());
@@ -499,6 +603,27 @@ mod tests {
             );
             // A second kernel finds what the first one has left only of a page of the driver's own.
             assert!(spec.second.is_none() || spec.expect.owner == "own", "{f}");
+        }
+    }
+
+    /// What the test host shows is what the flavour says that it shows.
+    #[test]
+    fn the_test_host_shows_what_is_expected() {
+        for &f in Flavour::all() {
+            assert_eq!(
+                f.test_host().is_some(),
+                Flavour::TEST_HOST.contains(&f),
+                "{f}"
+            );
+            let Some(shape) = f.test_host() else { continue };
+            let (hyperv, kvm) = match f.spec().host {
+                Host::Kvm => (false, true),
+                Host::Hyperv => (true, false),
+                Host::Both => (true, true),
+                Host::Neither => (false, false),
+            };
+            assert_eq!((shape.hyperv, shape.kvm), (hyperv, kvm), "{f}");
+            assert!(guest_cmdline(Task::TestHost, f).contains("rig.testhost=1"));
         }
     }
 

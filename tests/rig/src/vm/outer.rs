@@ -12,13 +12,14 @@ use std::path::Path;
 /// What `tsc_early_khz=` says under `-icount shift=0`: an instruction takes a nanosecond.
 const ICOUNT_TSC_KHZ: u64 = 1_000_000;
 
-/// The command line that boots L1, which runs the task in each flavour.
+/// The command line that boots L1, which runs the task in each flavour; `more` goes on L1's own kernel command line.
 pub fn launch(
     artifacts: &Artifacts,
     image: &Path,
     task: Task,
     flavours: &[Flavour],
     tsc_khz: u64,
+    more: &[String],
 ) -> Launch {
     let counted = task == Task::Bench;
     let (accel, cpus, khz) = if counted {
@@ -27,7 +28,7 @@ pub fn launch(
         ("tcg,thread=multi", "2", tsc_khz)
     };
     let names: Vec<&str> = flavours.iter().map(|f| f.name()).collect();
-    let cmdline = [
+    let mut cmdline = vec![
         "console=ttyS0".to_owned(),
         "panic=-1".to_owned(),
         "oops=panic".to_owned(),
@@ -39,8 +40,9 @@ pub fn launch(
         format!("tsc_early_khz={khz}"),
         format!("rig.task={task}"),
         format!("rig.flavours={}", names.join(",")),
-    ]
-    .join(" ");
+    ];
+    cmdline.extend(more.iter().cloned());
+    let cmdline = cmdline.join(" ");
     let mut args: Vec<OsString> = BARE.iter().map(OsString::from).collect();
     for dir in &artifacts.firmware {
         args.push("-L".into());
@@ -75,5 +77,6 @@ pub fn launch(
         program: artifacts.qemu_outer.clone(),
         args,
         consoles: vec![Source::L1, Source::L2],
+        qmp: false,
     }
 }

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Told of what happens, while it happens.
 pub trait Watcher {
+    /// The machine runs; its monitor, if it has one, is at this socket.
+    fn started(&mut self, _qmp: Option<&Path>) {}
     fn line(&mut self, _source: Source, _line: &Line) {}
     fn phase(&mut self, _phase: Phase, _at: Duration) {}
     fn tick(&mut self, _phase: Phase, _at: Duration) {}
@@ -39,6 +41,8 @@ pub struct Launch {
     pub args: Vec<OsString>,
     /// In the order of the serial ports.
     pub consoles: Vec<Source>,
+    /// With a monitor for us.
+    pub qmp: bool,
 }
 
 /// A QEMU that runs. Killed when dropped.
@@ -46,6 +50,7 @@ pub struct Machine {
     child: Child,
     pub consoles: Vec<(Source, Console)>,
     stderr: PathBuf,
+    qmp: Option<PathBuf>,
     // The pipes stand in it.
     _dir: tempfile::TempDir,
 }
@@ -113,6 +118,12 @@ impl Machine {
                 .arg("-serial")
                 .arg(format!("chardev:console{i}"));
         }
+        let qmp = launch.qmp.then(|| dir.path().join("qmp"));
+        if let Some(path) = &qmp {
+            command
+                .arg("-qmp")
+                .arg(format!("unix:{},server=on,wait=off", path.display()));
+        }
         let stderr = log_dir.join("qemu.stderr");
         let create =
             |p: &Path| File::create(p).with_context(|| format!("cannot create {}", p.display()));
@@ -128,6 +139,7 @@ impl Machine {
             child,
             consoles,
             stderr,
+            qmp,
             _dir: dir,
         })
     }
@@ -207,6 +219,7 @@ pub fn watch(
     watcher: &mut dyn Watcher,
 ) -> Result<Stop> {
     let mut machine = Machine::start(launch, log_dir)?;
+    watcher.started(machine.qmp.as_deref());
     let mut taps = Vec::new();
     for (source, console) in machine.consoles.drain(..) {
         let path = log_dir.join(format!("{}.log", source.to_string().to_lowercase()));
@@ -301,6 +314,7 @@ mod tests {
             program: PathBuf::from("/usr/bin/python3"),
             args,
             consoles,
+            qmp: false,
         }
     }
 
