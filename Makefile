@@ -8,7 +8,8 @@
 #   QEMU_SRC= a QEMU source tree of your own for the emulated machines, instead of Debian's
 #   SUITE=    one suite of `make check`
 #   HOST=     what the guest of `make demo`, `make shell` and `make bench` is shown of its hypervisor:
-#             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has bounds for
+#             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has limits for
+#   BENCH_DRIFT_SECONDS=  over how long `make bench` compares each clock with the host's
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -41,7 +42,7 @@ demo: bootstrap ## boot a guest on the real KVM, load and select the clock, and 
 check: bootstrap ## run all tests, or one suite with SUITE=name
 	@$(cargo) check $(if $(SUITE),--suite $(SUITE))
 
-bench: bootstrap ## count instructions a reading, beside the C clocks, and judge the bounds
+bench: bootstrap ## what the clock costs, beside the C clocks, and whether that is within the limits
 	@$(cargo) bench $(if $(HOST),--host $(HOST))
 
 shell: bootstrap ## a shell in a running guest that has the module
@@ -78,6 +79,6 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Suites of `make check SUITE=name`:'
 	@$(if $(shell command -v cargo),$(cargo) suites,echo '  (cargo is not installed)')
-	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= (the head of the Makefile says what they do)'
+	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
 
 .PHONY: bootstrap demo check bench shell setup modules modules_install clean help

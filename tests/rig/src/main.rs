@@ -111,9 +111,9 @@ enum Command {
         #[arg(long, default_value = "5")]
         times: u64,
     },
-    /// Count the instructions that a reading takes, beside the C clocks
+    /// Measure what the clock costs, beside the C clocks, and judge the limits
     Bench {
-        /// Whose clocks; without it, all that there are bounds for
+        /// Whose clocks; without it, all that there are limits for
         #[arg(long, value_enum)]
         host: Option<Host>,
     },

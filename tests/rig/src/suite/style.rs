@@ -108,7 +108,7 @@ fn misformatted(cx: &Context, path: &Path, edition: &str) -> Result<Option<Strin
 }
 
 fn in_host_crate(path: &Path) -> bool {
-    ["tests/rig", "tests/unit"]
+    ["tests/bench", "tests/rig", "tests/unit"]
         .iter()
         .any(|dir| path.starts_with(dir))
 }

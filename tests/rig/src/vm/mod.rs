@@ -443,8 +443,8 @@ impl Task {
     }
 
     fn vcpus(self) -> u32 {
-        // Instructions are counted on one CPU: with two, their shares of a count would depend on the host.
-        if self == Task::Bench { 1 } else { 2 }
+        // All but the first are offline until it is their turn: see bench::guest_words().
+        if self == Task::Bench { 8 } else { 2 }
     }
 }
 
@@ -476,6 +476,9 @@ pub fn guest_cmdline(task: Task, flavour: Flavour) -> String {
         "kunit.filter_glob=paraclock*".to_owned(),
         format!("rig.task={task}"),
     ];
+    if task == Task::Bench {
+        words.extend(crate::bench::guest_words());
+    }
     words.extend(flavour.words());
     words.join(" ")
 }

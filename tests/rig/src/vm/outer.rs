@@ -63,7 +63,18 @@ pub fn launch(
         args.push(word.into());
     }
     if counted {
-        args.extend(["-icount", "shift=0,sleep=off"].map(OsString::from));
+        // One run is to be like the other: no time of day and no randomness but of the emulator's own.
+        args.extend(
+            [
+                "-icount",
+                "shift=0,sleep=off",
+                "-rtc",
+                "base=2026-01-01,clock=vm",
+                "-seed",
+                "1",
+            ]
+            .map(OsString::from),
+        );
     }
     for (option, value) in [
         ("-kernel", artifacts.kernel.bzimage.as_os_str()),
