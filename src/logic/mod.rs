@@ -8,6 +8,8 @@
 
 pub mod clamp;
 pub mod cpuid;
+pub mod elapsed;
+pub mod frequency;
 pub mod options;
 pub mod page;
 pub mod pvclock;

@@ -6,6 +6,14 @@
 //! parameters that turn the TSC into a count of the clock. The pages themselves are
 //! [`super::pvclock`] and [`super::reference_tsc`].
 
+use super::{
+    elapsed::Instant,
+    frequency::{
+        Frequency,
+        Refused, //
+    }, //
+};
+
 /// Why a page's content cannot be a clock's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invalid {
@@ -76,6 +84,26 @@ pub trait Params: Copy {
 
     /// Whether the host says that it had stopped the vCPU.
     fn guest_stopped(&self) -> bool;
+
+    /// The reference time at which the TSC reads `tsc`, as fine as the parameters are.
+    fn instant(&self, tsc: u64) -> Instant;
+
+    /// The reference time at a count.
+    fn instant_of(count: u64) -> Instant;
+
+    /// The TSC's frequency that the parameters stand for. Divides: not for readers.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`].
+    fn frequency(&self) -> Result<Frequency, Refused>;
+
+    /// As [`Params::frequency`], where it is known but for the last digits. Quick.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Contradiction`] where the parameters stand for another one.
+    fn refine(&self, frequency: Frequency) -> Result<Frequency, Refused>;
 
     /// The parameters as three words.
     fn to_words(&self) -> [u64; 3];

@@ -6,10 +6,20 @@
 //! `arch/x86/include/asm/pvclock-abi.h`; the host's side is `kvm_setup_guest_pvclock()` in
 //! `arch/x86/kvm/x86.c`.
 
-use super::page::{
-    self,
-    Invalid,
-    Version, //
+use super::{
+    elapsed::{
+        Instant,
+        NS, //
+    },
+    frequency::{
+        Frequency,
+        Refused, //
+    },
+    page::{
+        self,
+        Invalid,
+        Version, //
+    }, //
 };
 
 /// The TSCs of all vCPUs are in step, and every page gives the same time
@@ -196,6 +206,34 @@ impl page::Params for Params {
     #[inline]
     fn guest_stopped(&self) -> bool {
         self.flags & GUEST_STOPPED != 0
+    }
+
+    /// Of a TSC that is before the parameters' own as well: with the sign that [`page::Params::at`]
+    /// leaves to the wrapping.
+    fn instant(&self, tsc: u64) -> Instant {
+        let delta = tsc.wrapping_sub(self.tsc_timestamp) as i64;
+        let cycles = u128::from(delta.unsigned_abs());
+        let mul = u128::from(self.mul);
+        let amount = u32::from(self.shift.unsigned_abs()) & 63;
+        // At most 2^63 * 2^32, to which a shift to the left adds no bit that a time could have.
+        let span = if self.shift < 0 {
+            (cycles * mul) >> amount
+        } else {
+            (cycles * mul).wrapping_shl(amount) & (u128::MAX >> 6)
+        } as i128;
+        Self::instant_of(self.system_time).plus(if delta < 0 { -span } else { span })
+    }
+
+    fn instant_of(count: u64) -> Instant {
+        Instant::new(i128::from(count as i64) * NS)
+    }
+
+    fn frequency(&self) -> Result<Frequency, Refused> {
+        Frequency::of_pvclock(self.mul, self.shift)
+    }
+
+    fn refine(&self, frequency: Frequency) -> Result<Frequency, Refused> {
+        Frequency::checked(self.frequency(), Some(Ok(frequency)))
     }
 
     fn to_words(&self) -> [u64; 3] {

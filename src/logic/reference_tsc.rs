@@ -7,10 +7,20 @@
 //! `arch/x86/kvm/hyperv.c`, and the kernel's own reader `hv_read_tsc_page_tsc()` in
 //! `include/clocksource/hyperv_timer.h`.
 
-use super::page::{
-    self,
-    Invalid,
-    Version, //
+use super::{
+    elapsed::{
+        Instant,
+        NS, //
+    },
+    frequency::{
+        Frequency,
+        Refused, //
+    },
+    page::{
+        self,
+        Invalid,
+        Version, //
+    }, //
 };
 
 /// How many bits of a fraction of 100 ns a count has (`HV_TSC_PAGE_FRACTION_BITS`).
@@ -122,6 +132,27 @@ impl page::Params for Params {
     #[inline]
     fn guest_stopped(&self) -> bool {
         false
+    }
+
+    fn instant(&self, tsc: u64) -> Instant {
+        let product = u128::from(tsc) * u128::from(self.scale);
+        // Modulo 2^64 by intent, as in at().
+        let whole = ((product >> 64) as u64).wrapping_add(self.offset) as i64;
+        let part = (i128::from(product as u64) * 100) >> 32;
+        Instant::new(i128::from(whole) * (100 * NS) + part)
+    }
+
+    /// A count is 25/64 ns.
+    fn instant_of(count: u64) -> Instant {
+        Instant::new(i128::from(count as i64) * ((100 * NS) >> FRACTION_BITS))
+    }
+
+    fn frequency(&self) -> Result<Frequency, Refused> {
+        Frequency::of_reference_tsc(self.scale)
+    }
+
+    fn refine(&self, frequency: Frequency) -> Result<Frequency, Refused> {
+        frequency.refine(self.scale)
     }
 
     fn to_words(&self) -> [u64; 3] {
