@@ -16,4 +16,5 @@ pub mod pvclock;
 pub mod reader;
 pub mod reference_tsc;
 pub mod snapshot;
+pub mod tsc_adjust;
 pub mod word;
