@@ -17,4 +17,5 @@ pub mod reader;
 pub mod reference_tsc;
 pub mod snapshot;
 pub mod tsc_adjust;
+pub mod tsc_sync;
 pub mod word;
