@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs the KUnit suites of paraclock_kunit.ko and prints their KTAP. They run when the
-# module is loaded; their results stand in debugfs.
+# Runs the KUnit suites of paraclock_kunit.ko, and those of the kernel's that belong to
+# the series, and prints their KTAP. They run when debugfs is told so; their results
+# stand there as well.
 
 KSFT_PASS=0
 KSFT_FAIL=1
@@ -31,6 +32,9 @@ bail()
 [ -d $results ] || mount -t debugfs none $debugfs 2>/dev/null
 [ -d $results ] || skip "no $results: needs CONFIG_KUNIT_DEBUGFS"
 
+# Built into the kernel, by a patch of the series.
+builtin=clocksource_update
+
 # A list of what is there before: suites built into the kernel are not ours.
 before=" "
 for dir in "$results"/*; do
@@ -50,6 +54,7 @@ done
 # shellcheck disable=SC2086 # one word a suite
 set -- $suites
 [ $# -gt 0 ] || bail "$name has no suites: is kunit.enable=1 set?"
+[ ! -d $results/$builtin ] || set -- "$@" $builtin
 
 echo "KTAP version 1"
 echo "1..$#"
@@ -57,6 +62,7 @@ number=0
 failed=0
 for suite; do
 	number=$((number + 1))
+	echo 1 >"$results/$suite/run"
 	out=$(cat "$results/$suite/results")
 	# Each file is a document of its own, of one result: as one of ours, only its
 	# header goes, and the result gets our number.
