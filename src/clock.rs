@@ -5,9 +5,11 @@
 use crate::{
     abstractions::{
         clocksource::{
+            self,
             Config,
             Id,
             Operations,
+            Readers,
             Snapshot,
             VdsoClockMode, //
         },
@@ -35,6 +37,7 @@ use crate::{
         word::Word, //
     }, //
 };
+use core::marker::PhantomData;
 use kernel::{
     cpu::CpuId,
     prelude::*,
@@ -51,10 +54,16 @@ pub(crate) struct Clock<B: Backend> {
     pub(crate) backend: B,
     /// How it is rated.
     pub(crate) rating: i32,
+    /// What is read: see [`Clock::mode`].
+    mode: AtomicWord,
     /// What was counted.
     pub(crate) statistics: Statistics,
     /// Not 0 once this kernel goes down: no page is registered any more.
     down: AtomicWord,
+    /// How often timekeeping was resumed.
+    pub(crate) resumed: AtomicWord,
+    /// How often the clock became the current one.
+    pub(crate) enabled: AtomicWord,
 }
 
 /// How often things happened that are worth a look.
@@ -92,38 +101,96 @@ impl Statistics {
 impl<B: Backend> Clock<B> {
     /// Makes the clock; it cannot be read before the pages are registered.
     pub(crate) fn new(backend: B, rating: i32) -> Self {
-        Self {
+        let clock = Self {
             page0: backend.page0(),
             reader: Reader::new(backend.trusts_host(), AtomicWord::default),
-            backend,
             rating,
+            mode: AtomicWord::default(),
             statistics: Statistics::default(),
             down: AtomicWord::default(),
-        }
+            resumed: AtomicWord::default(),
+            enabled: AtomicWord::default(),
+            backend,
+        };
+        clock.set_mode(clock.backend.mode());
+        clock
     }
 
     /// What the clocksource is registered with.
-    pub(crate) fn config(&self, vdso_clock_mode: VdsoClockMode) -> Config {
+    pub(crate) fn config(self: &Arc<Self>, page_vdso: VdsoClockMode) -> Config<Arc<Self>> {
         Config {
             name: c"paraclock",
-            id: B::ID,
             rating: self.rating,
             frequency: B::COUNT_HZ,
-            vdso_clock_mode,
+            mode: Self::readers(self.backend.mode(), page_vdso),
         }
+    }
+
+    /// How the clocksource is read in a mode, where user space reads the page like that.
+    pub(crate) fn readers(mode: Mode, page_vdso: VdsoClockMode) -> clocksource::Mode<Arc<Self>> {
+        match mode {
+            Mode::Tsc => clocksource::Mode::tsc(),
+            Mode::Page => clocksource::Mode::new::<ByPage<B>>(B::ID, page_vdso),
+            Mode::Msr => clocksource::Mode::new::<ByCounter<B>>(B::ID, VdsoClockMode::None),
+        }
+    }
+
+    /// Notes what the clocksource reads.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u64);
     }
 
     /// What is read at the moment, as far as the readers have seen.
     pub(crate) fn mode(&self) -> Mode {
-        match self.reader.standing() {
-            Standing::Rejected if self.backend.second_is_reference() => Mode::Msr,
-            _ => self.backend.mode(),
+        let mode = self.mode.load();
+        if mode == Mode::Tsc as u64 {
+            Mode::Tsc
+        } else if mode == Mode::Msr as u64
+            || self.backend.second_is_reference() && self.reader.standing() == Standing::Rejected
+        {
+            Mode::Msr
+        } else {
+            Mode::Page
         }
+    }
+
+    /// Reads the clock in a mode that is not `tsc`, for the first time since another mode: what
+    /// readers had learnt then is of no use. What is known of the page instead is `known`: see
+    /// [`Reader::begin_with`].
+    ///
+    /// Context: an update of the clocksource, so that no reader comes to anything.
+    pub(crate) fn read_anew(
+        &self,
+        mode: Mode,
+        known: Option<(u32, &<B::Page as Page>::Params, bool)>,
+    ) -> Reading {
+        match known {
+            Some((version, params, is_accepted)) => {
+                self.reader.begin_with(version, params, is_accepted);
+            }
+            None => self.reader.reset(),
+        }
+        self.read(mode)
+    }
+
+    /// Reads the clock in a mode that is not `tsc`.
+    pub(crate) fn read(&self, mode: Mode) -> Reading {
+        match mode {
+            Mode::Msr => self.read_counter(),
+            _ => self.read_slow(),
+        }
+    }
+
+    /// Whether page 0 with these parameters may be read on every CPU.
+    pub(crate) fn trusts(&self, params: &<B::Page as Page>::Params) -> bool {
+        self.reader.trusts(params)
     }
 
     /// Whether the host vouches for the TSCs of all CPUs, as far as the readers have seen.
     pub(crate) fn is_stable(&self) -> bool {
-        self.reader.standing() == Standing::Accepted
+        let mode = self.mode.load();
+        mode == Mode::Tsc as u64
+            || mode == Mode::Page as u64 && self.reader.standing() == Standing::Accepted
     }
 
     /// What stands behind the fast way.
@@ -156,21 +223,6 @@ impl<B: Backend> Clock<B> {
     #[inline(never)]
     fn read_counter_count(&self) -> u64 {
         self.read_counter().count
-    }
-
-    /// The clocksource's `suspend()`, however it is read.
-    fn suspend(&self) {
-        // For suspend to idle the other CPUs stay online, and so does this kernel: its memory
-        // goes to nobody else, and which CPU resumes timekeeping is not known.
-        if cpu::num_online() == 1 {
-            self.backend.suspend(&Pinned::new());
-        }
-    }
-
-    /// The clocksource's `resume()`, however it is read.
-    fn resume(&self) {
-        self.backend.resume(&Pinned::new());
-        self.reader.reset();
     }
 }
 
@@ -221,21 +273,21 @@ fn snapshot(reading: Reading) -> Snapshot {
     }
 }
 
-/// Modes that read a page.
-pub(crate) struct ByPage<B: Backend>(pub(crate) Arc<Clock<B>>);
+/// What readers of mode `page` do.
+struct ByPage<B>(PhantomData<B>);
 
-impl<B: Backend> Operations for ByPage<B> {
+impl<B: Backend> Readers<Arc<Clock<B>>> for ByPage<B> {
     #[inline(always)]
-    fn read(&self) -> u64 {
-        let clock: &Clock<B> = &self.0;
+    fn read(clock: &Arc<Clock<B>>) -> u64 {
+        let clock: &Clock<B> = clock;
         match clock.reader.read_fast(clock) {
             Some(sample) => sample.count(),
             None => clock.read_slow_count(),
         }
     }
 
-    fn read_snapshot(&self) -> Snapshot {
-        let clock: &Clock<B> = &self.0;
+    fn read_snapshot(clock: &Arc<Clock<B>>) -> Snapshot {
+        let clock: &Clock<B> = clock;
         snapshot(match clock.reader.read_fast(clock) {
             Some(sample) => Reading {
                 count: sample.count(),
@@ -244,46 +296,48 @@ impl<B: Backend> Operations for ByPage<B> {
             None => clock.read_slow(),
         })
     }
-
-    fn enable(&self) -> Result {
-        // Where the clock is not registered for the vDSO nothing comes of it.
-        self.0.backend.enable_vdso();
-        Ok(())
-    }
-
-    fn suspend(&self) {
-        self.0.suspend();
-    }
-
-    fn resume(&self) {
-        self.0.resume();
-    }
 }
 
-/// The mode that reads the host's counter.
-pub(crate) struct ByCounter<B: Backend>(pub(crate) Arc<Clock<B>>);
+/// What readers of mode `msr` do.
+struct ByCounter<B>(PhantomData<B>);
 
-impl<B: Backend> Operations for ByCounter<B> {
+impl<B: Backend> Readers<Arc<Clock<B>>> for ByCounter<B> {
     #[inline(always)]
-    fn read(&self) -> u64 {
-        let clock: &Clock<B> = &self.0;
+    fn read(clock: &Arc<Clock<B>>) -> u64 {
+        let clock: &Clock<B> = clock;
         match clock.reader.read_second_fast(clock) {
             Some(reading) => reading.count,
             None => clock.read_counter_count(),
         }
     }
 
-    fn read_snapshot(&self) -> Snapshot {
-        let clock: &Clock<B> = &self.0;
+    fn read_snapshot(clock: &Arc<Clock<B>>) -> Snapshot {
+        let clock: &Clock<B> = clock;
         snapshot(clock.read_counter())
+    }
+}
+
+impl<B: Backend> Operations for Arc<Clock<B>> {
+    fn enable(&self) -> Result {
+        // Also where the page is not read now: it may be later on. Where the clock is not for the
+        // vDSO nothing comes of it.
+        self.backend.enable_vdso();
+        self.enabled.increment();
+        Ok(())
     }
 
     fn suspend(&self) {
-        self.0.suspend();
+        // For suspend to idle the other CPUs stay online, and so does this kernel: its memory
+        // goes to nobody else, and which CPU resumes timekeeping is not known.
+        if cpu::num_online() == 1 {
+            self.backend.suspend(&Pinned::new());
+        }
     }
 
     fn resume(&self) {
-        self.0.resume();
+        self.backend.resume(&Pinned::new());
+        self.reader.reset();
+        self.resumed.increment();
     }
 }
 

@@ -7,11 +7,16 @@
 #include <linux/cpu.h>
 #include <linux/err.h>
 #include <linux/gfp.h>
+#include <linux/jiffies.h>
 #include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/percpu.h>
 #include <linux/preempt.h>
 #include <linux/set_memory.h>
 #include <linux/smp.h>
+#include <linux/suspend.h>
+#include <linux/workqueue.h>
 #include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
 #include <asm/crash.h>
@@ -41,6 +46,11 @@ bool paraclock_has_invariant_tsc(void)
 	return boot_cpu_has(X86_FEATURE_CONSTANT_TSC) &&
 	       boot_cpu_has(X86_FEATURE_NONSTOP_TSC) &&
 	       !check_tsc_unstable();
+}
+
+bool paraclock_tsc_is_unstable(void)
+{
+	return check_tsc_unstable();
 }
 
 int paraclock_wrmsrq_safe(u32 msr, u64 value)
@@ -178,6 +188,69 @@ void paraclock_hv_enable_tsc_vdso(void)
 {
 }
 #endif
+
+int paraclock_hv_register_tsc_switch(struct hv_tsc_switch *sw)
+{
+	return hv_register_tsc_switch(sw);
+}
+
+void paraclock_hv_unregister_tsc_switch(struct hv_tsc_switch *sw)
+{
+	hv_unregister_tsc_switch(sw);
+}
+
+int paraclock_hv_acknowledge_tsc_change(void)
+{
+	return hv_acknowledge_tsc_change();
+}
+
+bool paraclock_hv_reenlightenment_check(void)
+{
+	return hv_reenlightenment_check();
+}
+
+void paraclock_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work))
+{
+	INIT_DELAYED_WORK(work, func);
+}
+
+/* For what has to be done in time, and does not take long. */
+void paraclock_queue_delayed_work(struct delayed_work *work, unsigned int ms)
+{
+	queue_delayed_work(system_highpri_wq, work, msecs_to_jiffies(ms));
+}
+
+/* The same, in place of what is queued. */
+void paraclock_mod_delayed_work(struct delayed_work *work, unsigned int ms)
+{
+	mod_delayed_work(system_highpri_wq, work, msecs_to_jiffies(ms));
+}
+
+/* Also where the work queues itself. */
+void paraclock_cancel_delayed_work(struct delayed_work *work)
+{
+	cancel_delayed_work_sync(work);
+}
+
+int paraclock_register_pm_notifier(struct notifier_block *nb)
+{
+	return register_pm_notifier(nb);
+}
+
+void paraclock_unregister_pm_notifier(struct notifier_block *nb)
+{
+	unregister_pm_notifier(nb);
+}
+
+void paraclock_param_lock(void)
+{
+	kernel_param_lock(THIS_MODULE);
+}
+
+void paraclock_param_unlock(void)
+{
+	kernel_param_unlock(THIS_MODULE);
+}
 
 bool paraclock_memory_is_encrypted(void)
 {

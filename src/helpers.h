@@ -8,13 +8,17 @@
 
 #include <linux/types.h>
 
+struct delayed_work;
+struct hv_tsc_switch;
 struct ms_hyperv_tsc_page;
 struct notifier_block;
 struct pvclock_vsyscall_time_info;
+struct work_struct;
 
 void paraclock_cpuid(u32 leaf, u32 *regs);
 bool paraclock_has_hypervisor(void);
 bool paraclock_has_invariant_tsc(void);
+bool paraclock_tsc_is_unstable(void);
 
 int paraclock_wrmsrq_safe(u32 msr, u64 value);
 int paraclock_rdmsrq_safe(u32 msr, u64 *value);
@@ -42,6 +46,27 @@ unsigned long paraclock_hv_get_tsc_pfn(void);
 struct ms_hyperv_tsc_page *paraclock_hv_claim_tsc_page(void);
 void paraclock_hv_release_tsc_page(void);
 void paraclock_hv_enable_tsc_vdso(void);
+
+int paraclock_hv_register_tsc_switch(struct hv_tsc_switch *sw);
+void paraclock_hv_unregister_tsc_switch(struct hv_tsc_switch *sw);
+int paraclock_hv_acknowledge_tsc_change(void);
+bool paraclock_hv_reenlightenment_check(void);
+
+void paraclock_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work));
+void paraclock_queue_delayed_work(struct delayed_work *work, unsigned int ms);
+void paraclock_mod_delayed_work(struct delayed_work *work, unsigned int ms);
+void paraclock_cancel_delayed_work(struct delayed_work *work);
+
+int paraclock_register_pm_notifier(struct notifier_block *nb);
+void paraclock_unregister_pm_notifier(struct notifier_block *nb);
+
+void paraclock_param_lock(void);
+void paraclock_param_unlock(void);
+
+/* In trace.c */
+void paraclock_trace_update_begin(u32 from, u32 to);
+void paraclock_trace_acknowledge(u64 tsc_before, u64 tsc_after, u64 hz);
+void paraclock_trace_update_end(u32 mode, int error, u64 elapsed_ns, s64 correction_ns);
 
 bool paraclock_memory_is_encrypted(void);
 void *paraclock_alloc_shared(size_t size);

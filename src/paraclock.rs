@@ -8,6 +8,7 @@
 //! - [`abstractions`]: the kernel, safe to use; all `unsafe` is there;
 //! - [`backend`]: the hosts' clocks;
 //! - [`clock`]: the callbacks of the timekeeping core, of CPU hotplug and of shutdown;
+//! - [`control`]: in which mode the clock is, and how it gets from one to another;
 //! - [`params`] and [`status`]: the administrator's side.
 //!
 //! See `Documentation/` for the protocols and for how it is tested.
@@ -16,15 +17,20 @@ mod abstractions;
 mod backend;
 mod bindings;
 mod clock;
+mod control;
 #[allow(dead_code, unreachable_pub)]
 mod logic;
 mod params;
 mod status;
 
 use abstractions::{
-    clocksource,
     cpuhp,
     debugfs,
+    param,
+    param::writable_param,
+    periodic::Periodic,
+    pm,
+    reenlightenment,
     shutdown,
     tsc, //
 };
@@ -32,16 +38,18 @@ use backend::{
     Backend,
     Hosts, //
 };
-use clock::{
-    ByCounter,
-    ByPage,
-    Clock, //
+use clock::Clock;
+use control::{
+    Control,
+    Follower,
+    Poll, //
 };
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 use logic::options;
+use params::ModeOption;
 use status::Status;
 
 module! {
@@ -56,17 +64,18 @@ module! {
             description: "Whose clock to read: auto, kvm or hyperv",
             perm: 0o444,
         },
-        mode: crate::params::ModeOption {
-            default: crate::params::ModeOption::Auto,
-            description: "What to read: auto, tsc, page or msr",
-            perm: 0o444,
-        },
         rating: i32 {
             default: 0,
             description: "Rating of the clocksource, 1 to 599; 0: above the C clock's",
             perm: 0o444,
         },
     },
+}
+
+writable_param! {
+    MODE: params::ModeOption = params::ModeOption::Auto,
+    "mode",
+    "What to read: auto, tsc, page or msr"
 }
 
 /// The module.
@@ -77,34 +86,50 @@ struct Paraclock {
 /// The clock that was chosen, at work.
 enum Running {
     Kvm {
-        _clock: Pin<KBox<Parts<backend::kvm::Clock, ByPage<backend::kvm::Clock>>>>,
+        _clock: Pin<KBox<Parts<backend::kvm::Clock>>>,
     },
-    HypervPage {
-        _clock: Pin<KBox<Parts<backend::hyperv::Clock, ByPage<backend::hyperv::Clock>>>>,
-    },
-    HypervMsr {
-        _clock: Pin<KBox<Parts<backend::hyperv::Clock, ByCounter<backend::hyperv::Clock>>>>,
+    Hyperv {
+        _clock: Pin<KBox<Parts<backend::hyperv::Clock>>>,
     },
 }
 
-/// What a clock consists of: its readers are those of `O`.
+/// Takes part when the host changes the TSC.
+type Switch<B> = reenlightenment::Registration<Follower<B>>;
+
+/// What a clock consists of.
 ///
-/// The fields are dropped in this order: first nobody can ask any more, then nobody can read, then
-/// the host stops writing, at the end the memory goes.
+/// The fields are dropped in this order: first nobody can ask any more, then nobody changes the
+/// mode, then nobody can read, then the host stops writing, at the end the memory goes.
 #[pin_data]
-struct Parts<B: Backend, O: clocksource::Operations> {
+struct Parts<B: Backend> {
     #[pin]
     status: debugfs::File<Status<B>, Paraclock>,
     #[pin]
-    clocksource: clocksource::Registration<O>,
-    vdso: clocksource::VdsoClockMode,
+    parameter: param::Registration<ModeOption, Arc<Control<B>>>,
+    #[pin]
+    pm: pm::Registration<Arc<Control<B>>>,
+    /// Has begun where mode `tsc` can come about. `switch` has it as well, and it goes with that.
+    poll: Arc<Poll<B>>,
+    stop: Stop<B>,
+    /// Where the host changes the TSC on request only.
+    switch: Option<Pin<KBox<Switch<B>>>>,
+    control: Arc<Control<B>>,
     #[pin]
     shutdown: shutdown::Registration<Arc<Clock<B>>>,
     #[pin]
     cpuhp: cpuhp::Registration<Arc<Clock<B>>>,
 }
 
-impl<B: Backend, O: clocksource::Operations> Parts<B, O> {
+/// Leaves mode `tsc` when it is dropped, before the host may change the TSC without asking.
+struct Stop<B: Backend>(Arc<Control<B>>);
+
+impl<B: Backend> Drop for Stop<B> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl<B: Backend> Parts<B> {
     /// Sets a clock to work.
     ///
     /// # Errors
@@ -114,41 +139,67 @@ impl<B: Backend, O: clocksource::Operations> Parts<B, O> {
         module: &'static ThisModule,
         backend: B,
         rating: i32,
-        readers: fn(Arc<Clock<B>>) -> O,
+        wanted: ModeOption,
     ) -> Result<Pin<KBox<Self>>> {
         let clock = Arc::new(Clock::new(backend, rating), GFP_KERNEL)?;
-        let (of_cpuhp, of_shutdown, of_status) = (clock.clone(), clock.clone(), clock.clone());
-        let of_clocksource = readers(clock.clone());
+        let (of_cpuhp, of_shutdown) = (clock.clone(), clock.clone());
         KBox::pin_init(
             try_pin_init!(Self {
                 // Registers the pages on all CPUs.
                 cpuhp <- cpuhp::Registration::new(cpuhp::State::PVCLOCK, of_cpuhp),
                 shutdown <- shutdown::Registration::new(of_shutdown),
-                vdso: clock.backend.check()?,
-                clocksource <- clocksource::Registration::new(
-                    module,
-                    clock.config(*vdso),
-                    of_clocksource,
-                ),
+                control: {
+                    let page_vdso = clock.backend.check()?;
+                    Control::new(module, clock, page_vdso, wanted)?
+                },
+                poll: Arc::pin_init(Periodic::new(control.clone()), GFP_KERNEL)?,
+                switch: arm(control, poll),
+                stop: Stop(control.clone()),
+                _: {
+                    if control.start(switch.is_some()) {
+                        poll.begin(0);
+                    }
+                },
+                pm <- pm::Registration::new(control.clone()),
+                parameter <- param::Registration::new(&MODE, control.clone()),
                 status <- debugfs::File::new(
                     c"paraclock",
                     c"status",
-                    Status { clock: of_status, vdso: *vdso },
+                    Status { control: control.clone() },
                 ),
                 _: {
                     pr_info!(
                         "clocksource paraclock: backend {}, mode {}, pages {}, vDSO {}, rating {}\n",
                         B::NAME.name(),
-                        clock.backend.mode().name(),
-                        clock.backend.owner(),
-                        vdso.name(),
-                        clock.rating
+                        control.clock.mode().name(),
+                        control.clock.backend.owner(),
+                        control.vdso().name(),
+                        control.clock.rating
                     );
                 },
             }? Error),
             GFP_KERNEL,
         )
     }
+}
+
+/// Asks the host to change the TSC on request only, where it offers that.
+fn arm<B: Backend>(control: &Arc<Control<B>>, poll: &Arc<Poll<B>>) -> Option<Pin<KBox<Switch<B>>>> {
+    if !control.clock.backend.offers_reenlightenment() {
+        return None;
+    }
+    let follower = Follower {
+        control: control.clone(),
+        poll: poll.clone(),
+    };
+    KBox::pin_init(Switch::new(follower), GFP_KERNEL)
+        .inspect_err(|error| {
+            pr_info!(
+                "no reenlightenment, though the host offers it: error {}\n",
+                error.to_errno()
+            );
+        })
+        .ok()
 }
 
 /// Reads the parameter `rating`; `None` where there is a default to be taken.
@@ -170,25 +221,29 @@ fn rating() -> Result<Option<i32>> {
 }
 
 /// Reads the parameters `backend` and `mode`, and decides what to read on this host.
-fn choose(hosts: &Hosts) -> Result<(options::Backend, options::Mode)> {
-    let (backend, mode) = (
-        *module_parameters::backend.value_ref(),
-        *module_parameters::mode.value_ref(),
-    );
+fn choose(hosts: &Hosts, mode: ModeOption) -> Result<(options::Backend, options::Mode)> {
+    let backend = *module_parameters::backend.value_ref();
     let refusal = match options::resolve(backend, mode, &hosts.offer()) {
         Ok(choice) => return Ok(choice),
         Err(refusal) => refusal,
     };
     if refusal == options::Refusal::Unsupported {
         pr_err!(
-            "mode={}: not supported by backend {}; there are page, and with hyperv msr\n",
+            "mode={}: not supported by backend {}; there are tsc, page, and with hyperv msr\n",
             mode.name(),
             backend.name()
         );
         return Err(EINVAL);
     }
-    if let (true, Err(absent)) = (backend.allows(options::Backend::Kvm), &hosts.kvm) {
-        pr_err!("no KVM clock: {}\n", absent);
+    if backend.allows(options::Backend::Kvm) {
+        match &hosts.kvm {
+            Err(absent) => pr_err!("no KVM clock: {}\n", absent),
+            Ok(_) if mode == ModeOption::Tsc => pr_err!(
+                "no KVM clock in mode tsc: the host does not offer an invariant TSC with a stable \
+                 clock; QEMU's option is +invtsc\n"
+            ),
+            Ok(_) => {}
+        }
     }
     if backend.allows(options::Backend::Hyperv) {
         match &hosts.hyperv {
@@ -196,7 +251,7 @@ fn choose(hosts: &Hosts) -> Result<(options::Backend, options::Mode)> {
             Ok(host) => pr_err!(
                 "no Hyper-V clock in mode {}: {}\n",
                 mode.name(),
-                host.missing()
+                host.missing(mode)
             ),
         }
     }
@@ -216,13 +271,20 @@ impl Running {
             pr_err!("no clock: this machine is not a guest (CPUID has no hypervisor bit)\n");
             ENODEV
         })?;
-        let (backend, mode) = choose(&hosts)?;
+        let wanted = MODE.value();
+        let (backend, base) = choose(&hosts, wanted)?;
+        let best = if wanted.allows_tsc() && hosts.offer().has_tsc(backend) {
+            options::Mode::Tsc
+        } else {
+            base
+        };
+        let rating =
+            |invariant| rating.unwrap_or_else(|| options::default_rating(backend, best, invariant));
         match (backend, hosts) {
             (options::Backend::Kvm, Hosts { kvm: Ok(host), .. }) => {
-                let rating = rating
-                    .unwrap_or_else(|| options::default_rating(backend, mode, tsc::is_invariant()));
+                let rating = rating(tsc::is_invariant());
                 Ok(Self::Kvm {
-                    _clock: Parts::start(module, host.adopt_or_allocate()?, rating, ByPage)?,
+                    _clock: Parts::start(module, host.adopt_or_allocate()?, rating, wanted)?,
                 })
             }
             (
@@ -231,16 +293,13 @@ impl Running {
                     hyperv: Ok(host), ..
                 },
             ) => {
-                let invariant = host.has_tsc_invariant();
-                let rating =
-                    rating.unwrap_or_else(|| options::default_rating(backend, mode, invariant));
-                Ok(match mode {
-                    options::Mode::Page => Self::HypervPage {
-                        _clock: Parts::start(module, host.adopt_or_claim()?, rating, ByPage)?,
-                    },
-                    options::Mode::Msr => Self::HypervMsr {
-                        _clock: Parts::start(module, host.counter_alone(), rating, ByCounter)?,
-                    },
+                let rating = rating(host.has_tsc_invariant());
+                let clock = match base {
+                    options::Mode::Msr => host.counter_alone(),
+                    _ => host.adopt_or_claim()?,
+                };
+                Ok(Self::Hyperv {
+                    _clock: Parts::start(module, clock, rating, wanted)?,
                 })
             }
             // Not reached: only what is offered is chosen.

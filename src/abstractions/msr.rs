@@ -20,6 +20,8 @@ pub(crate) mod hyperv {
     pub(crate) const TIME_REF_COUNT: u32 = 0x4000_0020;
     /// `HV_X64_MSR_REFERENCE_TSC`: the address of the reference TSC page.
     pub(crate) const REFERENCE_TSC: u32 = 0x4000_0021;
+    /// `HV_X64_MSR_TSC_FREQUENCY`: the TSC's frequency, in Hz.
+    pub(crate) const TSC_FREQUENCY: u32 = 0x4000_0022;
 }
 
 /// Reads an MSR of the given CPU, by an IPI where that is another one.

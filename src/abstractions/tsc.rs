@@ -48,3 +48,12 @@ pub(crate) fn is_invariant() -> bool {
     // SAFETY: The function reads CPU features and a flag of the kernel; it has no preconditions.
     unsafe { bindings::paraclock_has_invariant_tsc() }
 }
+
+/// Whether the kernel has found the TSC unstable, or never looked: as a guest of Hyper-V without
+/// `AccessTscInvariantControls` it does not.
+///
+/// Context: any.
+pub(crate) fn is_unstable() -> bool {
+    // SAFETY: The function reads a flag of the kernel; it has no preconditions.
+    unsafe { bindings::paraclock_tsc_is_unstable() }
+}

@@ -25,7 +25,22 @@ use crate::{
         tsc::rdtsc_ordered, //
     },
     logic::{
-        cpuid::Hyperv,
+        cpuid::{
+            has_invariant_tsc,
+            Hyperv, //
+        },
+        elapsed::{
+            Span,
+            NS, //
+        },
+        frequency::{
+            Frequency,
+            Refused, //
+        },
+        mode::{
+            Guarantee,
+            NoGuarantee, //
+        },
         options,
         page::{
             examine,
@@ -34,7 +49,10 @@ use crate::{
             NoSample,
             Page, //
         },
-        reader::{is_plausible, Reading},
+        reader::{
+            is_plausible,
+            Reading, //
+        },
         reference_tsc::{
             counted,
             COUNT_HZ, //
@@ -103,9 +121,11 @@ impl Host {
         self.interface.has(Hyperv::REFERENCE_COUNTER)
     }
 
-    /// Why a mode that was asked for is not to be had: mode `page`, since there is the counter.
-    pub(crate) fn missing(&self) -> &'static str {
-        if !self.grants_page() {
+    /// Why a mode that was asked for is not to be had: `tsc` or `page`, since there is the counter.
+    pub(crate) fn missing(&self, mode: options::ModeOption) -> &'static str {
+        if mode == options::ModeOption::Tsc && !self.has_tsc() {
+            "the host grants neither AccessReenlightenmentControls nor AccessTscInvariantControls"
+        } else if !self.grants_page() {
             "the host does not grant AccessPartitionReferenceTsc; use mode=msr"
         } else {
             "the kernel has no page for it: the guest's memory is encrypted, or it is built \
@@ -116,6 +136,11 @@ impl Host {
     /// Whether the host grants that the TSC keeps its frequency.
     pub(crate) fn has_tsc_invariant(&self) -> bool {
         self.interface.has(Hyperv::TSC_INVARIANT)
+    }
+
+    /// Whether the TSC alone may be read.
+    pub(crate) fn has_tsc(&self) -> bool {
+        self.interface.has(Hyperv::REENLIGHTENMENT) || is_invariant(&self.interface)
     }
 
     /// Adopts the built-in driver's page where that has one; else claims the kernel's page and
@@ -165,6 +190,12 @@ impl Host {
             page: None,
         }
     }
+}
+
+/// Whether the TSC keeps its frequency, and the guest has been told so: Linux asks for that by
+/// `HV_X64_MSR_TSC_INVARIANT_CONTROL`, and CPUID shows it from then on.
+fn is_invariant(interface: &Hyperv) -> bool {
+    interface.has(Hyperv::TSC_INVARIANT) && has_invariant_tsc(cpuid::cpuid)
 }
 
 /// The page through which Hyper-V feeds the clock.
@@ -240,6 +271,34 @@ impl Backend for Clock {
             None => options::Mode::Msr,
         }
     }
+
+    /// Reenlightenment first: where there is both, the TSC may change after all.
+    fn guarantee(&self, is_armed: bool) -> Result<Guarantee, NoGuarantee> {
+        if is_armed {
+            Ok(Guarantee::Reenlightenment)
+        } else if is_invariant(&self.interface) {
+            Ok(Guarantee::Invariant)
+        } else if self.offers_reenlightenment() {
+            Err(NoGuarantee::NotArmed)
+        } else {
+            Err(NoGuarantee::NotOffered)
+        }
+    }
+
+    fn offers_reenlightenment(&self) -> bool {
+        self.interface.has(Hyperv::REENLIGHTENMENT)
+    }
+
+    fn frequency(&self) -> Option<Result<Frequency, Refused>> {
+        self.interface.has_frequency_msrs().then(|| {
+            msr::read(msr::hyperv::TSC_FREQUENCY)
+                .map_err(|_| Refused::Unknown)
+                .and_then(Frequency::new)
+        })
+    }
+
+    /// The counter's, 100 ns.
+    const STEP: Span = 100 * NS;
 
     fn suspend(&self, _here: &Pinned) {
         self.unregister();

@@ -29,7 +29,14 @@ use crate::{
         tsc::rdtsc_ordered, //
     },
     logic::{
-        cpuid::Kvm,
+        cpuid::{
+            has_invariant_tsc,
+            Kvm, //
+        },
+        mode::{
+            Guarantee,
+            NoGuarantee, //
+        },
         options,
         page::{
             examine,
@@ -89,6 +96,11 @@ impl Host {
             has_stable_bit: kvm.has_stable_bit(),
             msr: AddressMsr::kvm_system_time(msr),
         })
+    }
+
+    /// Whether the TSC alone may be read.
+    pub(crate) fn has_tsc(&self) -> bool {
+        self.has_stable_bit && has_invariant_tsc(cpuid::cpuid)
     }
 
     /// Finds out whether the built-in kvm-clock feeds the CPUs already.
@@ -243,6 +255,14 @@ impl Backend for Clock {
 
     fn mode(&self) -> options::Mode {
         options::Mode::Page
+    }
+
+    fn guarantee(&self, _is_armed: bool) -> Result<Guarantee, NoGuarantee> {
+        if self.has_stable_bit && has_invariant_tsc(cpuid::cpuid) {
+            Ok(Guarantee::Invariant)
+        } else {
+            Err(NoGuarantee::NotOffered)
+        }
     }
 
     fn starting(&self, here: &Pinned) {

@@ -24,6 +24,18 @@ use crate::{
     },
     logic::{
         self,
+        elapsed::{
+            Span,
+            NS, //
+        },
+        frequency::{
+            Frequency,
+            Refused, //
+        },
+        mode::{
+            Guarantee,
+            NoGuarantee, //
+        },
         options,
         reader::Reading, //
     }, //
@@ -65,8 +77,31 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     /// Whose pages they are, for messages and the status file.
     fn owner(&self) -> &'static str;
 
-    /// What the clock reads: a mode of its own where there is no page at all.
+    /// What the clock reads where that is not the TSC alone: a mode of its own where there is no
+    /// page at all.
     fn mode(&self) -> options::Mode;
+
+    /// What the host guarantees of the TSC, where reenlightenment is armed, or is not.
+    ///
+    /// # Errors
+    ///
+    /// What keeps mode `tsc` from coming about.
+    fn guarantee(&self, is_armed: bool) -> Result<Guarantee, NoGuarantee>;
+
+    /// Whether the host offers reenlightenment.
+    fn offers_reenlightenment(&self) -> bool {
+        false
+    }
+
+    /// What the host says of the TSC's frequency beside its page; `None` where it does not. A
+    /// change that is pending is in it already.
+    fn frequency(&self) -> Option<Result<Frequency, Refused>> {
+        None
+    }
+
+    /// The step of [`Backend::second`], where that is a reference: see
+    /// [`logic::elapsed::Fit`].
+    const STEP: Span = NS;
 
     /// A CPU comes up, the one on which the caller runs: registers its page.
     ///
@@ -135,8 +170,10 @@ impl Hosts {
         options::Offer {
             kvm: kvm.is_ok(),
             kvm_stable: kvm.is_ok_and(|host| host.has_stable_bit),
+            kvm_tsc: kvm.is_ok_and(|host| host.has_tsc()),
             hyperv_page: hyperv.is_ok_and(|host| host.has_page()),
             hyperv_counter: hyperv.is_ok_and(|host| host.has_counter()),
+            hyperv_tsc: hyperv.is_ok_and(|host| host.has_tsc()),
         }
     }
 }

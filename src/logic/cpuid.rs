@@ -15,6 +15,20 @@ pub const FIRST_BASE: u32 = 0x4000_0000;
 /// The last leaf at which an interface may stand.
 pub const LAST_BASE: u32 = 0x4000_ff00;
 
+/// The leaf whose register EAX is the last of the extended leaves.
+const EXTENDED: u32 = 0x8000_0000;
+/// Advanced power management: what the TSC does while the CPU idles.
+const POWER: u32 = 0x8000_0007;
+
+/// Whether the TSC is invariant: it runs at one rate in all states of the CPU (bit 8 of EDX).
+///
+/// For a guest that is a promise of its host's, which cannot be moved to where it would not hold.
+pub fn has_invariant_tsc(cpuid: impl Fn(u32) -> Registers) -> bool {
+    let [last, ..] = cpuid(EXTENDED);
+    // Where there are no such leaves a CPU returns some other one.
+    (POWER..EXTENDED + 0x1_0000).contains(&last) && cpuid(POWER)[3] & 1 << 8 != 0
+}
+
 /// The signature of KVM: "KVMKVMKVM", padded with zeros.
 pub const KVM_SIGNATURE: [u8; 12] = *b"KVMKVMKVM\0\0\0";
 

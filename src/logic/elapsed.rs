@@ -209,13 +209,17 @@ const RATE_BITS: u32 = 16;
 
 /// What a cycle takes at a frequency: 2^-32 ns, with [`RATE_BITS`] more bits. Rounded down.
 pub const fn rate(frequency: Frequency) -> u64 {
-    let hz = frequency.hz();
+    let hz = match frequency.hz() {
+        // Not reached: that is none.
+        0 => 1,
+        hz => hz,
+    };
     let mut rest = 1_000_000_000_u64;
     let mut rate = 0_u64;
     let mut bits = 0;
     // What is left of a division by less than 2^37 has room for 24 bits more.
     while bits < 32 + RATE_BITS {
-        rate = (rate << 24) + (rest << 24) / hz;
+        rate = (rate << 24).wrapping_add((rest << 24) / hz);
         rest = (rest << 24) % hz;
         bits += 24;
     }

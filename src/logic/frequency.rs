@@ -113,13 +113,12 @@ impl Frequency {
         if amount > super::pvclock::Params::MAX_SHIFT as u8 {
             return Err(Refused::OutOfRange);
         }
-        // Twice the frequency, for the rounding.
-        let twice = if shift < 0 {
-            divide(ns << (amount + 1), u64::from(mul))
+        let hz = if shift < 0 {
+            divide(ns << amount, u64::from(mul))
         } else {
-            divide(ns << 1, u64::from(mul) << amount)
+            divide(ns, u64::from(mul) << amount)
         };
-        Self::new(twice.map_or(0, |twice| (twice >> 1) + (twice & 1)))
+        Self::new(hz.unwrap_or(0))
     }
 
     /// The frequency in Hz.

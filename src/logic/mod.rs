@@ -10,6 +10,7 @@ pub mod clamp;
 pub mod cpuid;
 pub mod elapsed;
 pub mod frequency;
+pub mod mode;
 pub mod options;
 pub mod page;
 pub mod pvclock;

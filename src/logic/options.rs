@@ -63,6 +63,8 @@ named! {
 named! {
     /// What the clock reads.
     Mode {
+        /// The TSC alone.
+        Tsc = "tsc",
         /// The page that the host rewrites, scaled by the TSC.
         Page = "page",
         /// The host's counter, by an MSR.
@@ -87,10 +89,14 @@ pub struct Offer {
     pub kvm: bool,
     /// KVM's clock, and the host maintains `PVCLOCK_TSC_STABLE_BIT`.
     pub kvm_stable: bool,
+    /// The same, and the TSC is invariant.
+    pub kvm_tsc: bool,
     /// Hyper-V's reference TSC page.
     pub hyperv_page: bool,
     /// Hyper-V's reference counter.
     pub hyperv_counter: bool,
+    /// The same, and the TSC changes on request only, or never.
+    pub hyperv_tsc: bool,
 }
 
 /// Why what was asked for cannot be had.
@@ -102,7 +108,8 @@ pub enum Refusal {
     NotOffered,
 }
 
-/// Everything that can be read, the best first: the rule for a host that offers two interfaces.
+/// Everything that can be read where that is not the TSC alone, the best first: the rule for a host
+/// that offers two interfaces.
 ///
 /// KVM's own interface goes before the one that KVM imitates. Neither page can be more right than
 /// the other, since KVM computes both from the same parameters. But where the host's TSCs fall
@@ -112,6 +119,10 @@ pub enum Refusal {
 /// speaks for the other page, that it is read in a few instructions less, is less.
 ///
 /// Without the stable bit kvmclock is the worse one: the vDSO cannot read it at all.
+///
+/// Where the TSC alone may be read that is the same TSC, whoever vouches for it, so it does not
+/// change the order. A host that shows both interfaces has shown Linux KVM's, and Linux asks for
+/// reenlightenment on Hyper-V's only.
 const CHOICES: [Choice; 4] = [
     Choice {
         backend: Backend::Kvm,
@@ -142,6 +153,16 @@ struct Choice {
     is_offered: fn(&Offer) -> bool,
 }
 
+impl Offer {
+    /// Whether the TSC alone may be read, by the word of this backend's host.
+    pub const fn has_tsc(&self, backend: Backend) -> bool {
+        match backend {
+            Backend::Kvm => self.kvm_tsc,
+            Backend::Hyperv => self.hyperv_tsc,
+        }
+    }
+}
+
 impl BackendOption {
     /// Whether the backend may be had by this option.
     pub const fn allows(self, backend: Backend) -> bool {
@@ -154,18 +175,24 @@ impl BackendOption {
 }
 
 impl ModeOption {
-    /// Whether the mode may be had by this option.
+    /// Whether the mode may be had by this option: with the TSC alone there has to be something
+    /// else, for as long as that is no good.
     pub const fn allows(self, mode: Mode) -> bool {
         match self {
-            ModeOption::Auto => true,
-            ModeOption::Tsc => false,
+            ModeOption::Auto | ModeOption::Tsc => true,
             ModeOption::Page => matches!(mode, Mode::Page),
             ModeOption::Msr => matches!(mode, Mode::Msr),
         }
     }
+
+    /// Whether the TSC alone may be read by this option.
+    pub const fn allows_tsc(self) -> bool {
+        matches!(self, ModeOption::Auto | ModeOption::Tsc)
+    }
 }
 
-/// Resolves what was asked for on a host that offers this.
+/// Resolves what was asked for on a host that offers this: what to read where that is not the TSC
+/// alone.
 ///
 /// # Errors
 ///
@@ -178,7 +205,8 @@ pub fn resolve(
     let mut refusal = Refusal::Unsupported;
     for choice in CHOICES {
         if backend.allows(choice.backend) && mode.allows(choice.mode) {
-            if (choice.is_offered)(offer) {
+            let suffices = mode != ModeOption::Tsc || offer.has_tsc(choice.backend);
+            if suffices && (choice.is_offered)(offer) {
                 return Ok((choice.backend, choice.mode));
             }
             refusal = Refusal::NotOffered;
@@ -194,11 +222,15 @@ pub const RATING_STEP: i32 = 50;
 /// reference TSC page's C clock stands above it, at 500.
 pub const RATINGS: core::ops::RangeInclusive<i32> = 1..=599;
 
-/// The default rating.
+/// The default rating, for a clock whose best mode is `mode`.
 ///
 /// `tsc_invariant` is where the C driver leaves the TSC the first place: for KVM's clock where
 /// the CPU says so (`kvmclock_init()` in `arch/x86/kernel/kvmclock.c`), for Hyper-V's where the
 /// host grants it (`hv_init_tsc_clocksource()` in `drivers/clocksource/hyperv_timer.c`).
+///
+/// There the C clock `tsc`, at 300, is what it stands beside. It reads the same TSC, at the same
+/// cost, and does not hear of it when the host takes its word back: so where mode `tsc` may come
+/// about, this clock stands above it. Where the administrator does not want that mode it does not.
 ///
 /// In mode `msr` the clock stands above the C clock that reads the counter as well, and below the
 /// one of the page, which is a hundred times cheaper.
@@ -206,7 +238,8 @@ pub const fn default_rating(backend: Backend, mode: Mode, tsc_invariant: bool) -
     match (backend, mode, tsc_invariant) {
         (Backend::Kvm, _, false) => 400 + RATING_STEP,
         (Backend::Kvm, _, true) => 299 + RATING_STEP,
-        (Backend::Hyperv, Mode::Page, false) => 500 + RATING_STEP,
+        (Backend::Hyperv, Mode::Tsc | Mode::Page, false) => 500 + RATING_STEP,
+        (Backend::Hyperv, Mode::Tsc, true) => 300 + RATING_STEP,
         (Backend::Hyperv, Mode::Page, true) => 250 + RATING_STEP,
         (Backend::Hyperv, Mode::Msr, false) => 499,
         (Backend::Hyperv, Mode::Msr, true) => 249,

@@ -52,7 +52,7 @@ impl Invalid {
 ///
 /// A *count* is the clock's own unit, the cycle of its clocksource. It has 64 bits, and wraps
 /// after centuries.
-pub trait Params: Copy {
+pub trait Params: Copy + Send + Unpin + 'static {
     /// How many counts there are in a microsecond.
     const PER_US: u64;
 

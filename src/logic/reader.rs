@@ -262,6 +262,21 @@ impl<W: Word, P: Params> Reader<W, P> {
         self.snapshot.reset();
     }
 
+    /// As [`Reader::reset`], but for what is known of page 0 by other means: what it said last under
+    /// `version`. Readers go on by that where there is no better, and with `is_accepted` take the
+    /// page for good while it has that version.
+    pub fn begin_with(&self, version: u32, params: &P, is_accepted: bool) {
+        self.reset();
+        let state = if is_accepted {
+            u64::from(version)
+        } else {
+            rejected(version)
+        };
+        // Not where a reader of another time is still at work there: then nothing is known.
+        self.snapshot
+            .publish(version, params, &self.state, FRESH, state);
+    }
+
     /// Reads page 0 under the accepted version; `None` if that is not to be had at once.
     ///
     /// # Ordering

@@ -6,7 +6,7 @@
 use paraclock_unit::logic::cpuid::{
     FIRST_BASE, HYPERV_INTERFACE, HYPERV_SIGNATURE, Hyperv, KVM_FEATURE_CLOCKSOURCE,
     KVM_FEATURE_CLOCKSOURCE_STABLE_BIT, KVM_FEATURE_CLOCKSOURCE2, KVM_SIGNATURE, Kvm, LAST_BASE,
-    Registers, SystemTimeMsr, find,
+    Registers, SystemTimeMsr, find, has_invariant_tsc,
 };
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -200,4 +200,22 @@ fn every_privilege_is_one_bit() {
         };
         assert_eq!(found.has_frequency_msrs(), there);
     }
+}
+
+#[test]
+fn an_invariant_tsc_is_bit_8_of_a_leaf_that_is_there() {
+    let cpu = |last: u32, edx: u32| {
+        has_invariant_tsc(|leaf| match leaf {
+            0x8000_0000 => [last, 0, 0, 0],
+            // What is not there reads as something else.
+            0x8000_0007 => [!0, !0, !0, edx],
+            _ => [!0; 4],
+        })
+    };
+    assert!(cpu(0x8000_0007, 1 << 8));
+    assert!(cpu(0x8000_001f, !0));
+    assert!(!cpu(0x8000_001f, !(1 << 8)));
+    assert!(!cpu(0x8000_0006, 1 << 8));
+    assert!(!cpu(0, 1 << 8));
+    assert!(!cpu(0x8001_0000, 1 << 8), "no extended leaf");
 }

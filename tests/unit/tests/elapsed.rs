@@ -27,6 +27,26 @@ fn page_at(hz: u64, tsc: u64, units: i64) -> reference_tsc::Params {
     }
 }
 
+/// At the bounds, to 2^-32 ns.
+#[test]
+fn what_passes_at_the_bounds() {
+    let at = |span| passed(Instant::new(0), Instant::new(span));
+    let elapsed = |ns, frac| Elapsed { ns, frac };
+    assert_eq!(
+        (at(0).verdict, at(0).elapsed),
+        (Verdict::Went, elapsed(0, 0))
+    );
+    assert_eq!(at(1).elapsed, elapsed(0, 1));
+    assert_eq!(at(NS + 1).elapsed, elapsed(1, 1));
+    assert_eq!(at(LONGEST).elapsed, elapsed(3_600_000_000_000, 0));
+    assert_eq!(at(LONGEST + 1).verdict, Verdict::Jumped);
+    assert_eq!((at(-1).verdict, at(-1).ahead), (Verdict::Held, 1));
+    assert_eq!(at(-1).elapsed, elapsed(0, 0));
+    assert_eq!(at(-LONGEST_DEBT).ahead, LONGEST_DEBT);
+    assert_eq!(at(-LONGEST_DEBT - 1).verdict, Verdict::WentBack);
+    assert_eq!(at(-LONGEST_DEBT - 1).ahead, 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
 

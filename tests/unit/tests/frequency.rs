@@ -52,6 +52,27 @@ proptest! {
         prop_assert_eq!(params.frequency().map(Frequency::hz), Ok(hz));
     }
 
+    /// To the nearest, of any scale.
+    #[test]
+    fn a_reference_tsc_page_is_rounded(hz in above_10_mhz(), off in 0..1000u64) {
+        let Some(scale) = scale_of(hz).and_then(|scale| scale.checked_mul(1000 - off / 2)) else {
+            return Ok(());
+        };
+        let exact = ((10_000_000_u128 << 64) + u128::from(scale / 2)) / u128::from(scale);
+        if let Ok(found) = Frequency::of_reference_tsc(scale) {
+            prop_assert_eq!(u128::from(found.hz()), exact);
+        }
+    }
+
+    #[test]
+    fn kvmclock_is_rounded(mul in 1u32.., shift in -5i8..5) {
+        let scale = if shift < 0 { u128::from(mul) << 32 >> -shift } else { u128::from(mul) << 32 << shift };
+        let exact = ((1_000_000_000_u128 << 64) + scale / 2) / scale;
+        if let Ok(found) = Frequency::of_pvclock(mul, shift) {
+            prop_assert_eq!(u128::from(found.hz()), exact);
+        }
+    }
+
     /// The multiplier has 31 bits and more.
     #[test]
     fn kvmclock_says_it_to_a_billionth(hz in frequencies()) {

@@ -55,11 +55,13 @@ proptest! {
 
 /// Every host there can be.
 fn offers() -> impl Iterator<Item = Offer> {
-    (0..16).map(|bits| Offer {
+    (0..64).map(|bits| Offer {
         kvm: bits & 1 != 0,
-        kvm_stable: bits & 1 != 0 && bits & 2 != 0,
+        kvm_stable: bits & 3 == 3,
+        kvm_tsc: bits & 19 == 19,
         hyperv_page: bits & 4 != 0,
         hyperv_counter: bits & 8 != 0,
+        hyperv_tsc: bits & 40 == 40,
     })
 }
 
@@ -68,6 +70,8 @@ fn is_there(offer: &Offer, backend: Backend, mode: Mode) -> bool {
     match (backend, mode) {
         (Backend::Kvm, Mode::Page) => offer.kvm,
         (Backend::Kvm, Mode::Msr) => false,
+        // What is resolved is what is there beside it.
+        (_, Mode::Tsc) => false,
         (Backend::Hyperv, Mode::Page) => offer.hyperv_page,
         (Backend::Hyperv, Mode::Msr) => offer.hyperv_counter,
     }
@@ -81,19 +85,21 @@ fn every_combination_on_every_host() {
                 let resolved = resolve(backend, mode, &offer);
                 let case = format!("{backend:?} {mode:?} {offer:?}");
                 let kvm_msr = (backend, mode) == (BackendOption::Kvm, ModeOption::Msr);
-                let unsupported = mode == ModeOption::Tsc || kvm_msr;
-                assert_eq!(resolved == Err(Refusal::Unsupported), unsupported, "{case}");
+                assert_eq!(resolved == Err(Refusal::Unsupported), kvm_msr, "{case}");
+                let needs_tsc = mode == ModeOption::Tsc;
                 match resolved {
                     Ok((of_backend, of_mode)) => {
                         assert!(backend.allows(of_backend) && mode.allows(of_mode), "{case}");
                         assert!(is_there(&offer, of_backend, of_mode), "{case}");
+                        assert!(!needs_tsc || offer.has_tsc(of_backend), "{case}");
                     }
                     Err(Refusal::Unsupported) => {}
                     Err(Refusal::NotOffered) => {
                         for &of_backend in Backend::ALL {
                             for &of_mode in Mode::ALL {
                                 let allowed = backend.allows(of_backend) && mode.allows(of_mode);
-                                let there = is_there(&offer, of_backend, of_mode);
+                                let there = is_there(&offer, of_backend, of_mode)
+                                    && (!needs_tsc || offer.has_tsc(of_backend));
                                 assert!(!(allowed && there), "{case}");
                             }
                         }
@@ -112,6 +118,7 @@ fn of_two_interfaces_kvms_unless_it_is_unstable() {
         kvm_stable: true,
         hyperv_page: true,
         hyperv_counter: true,
+        ..Offer::default()
     };
     let auto = |offer: &Offer| resolve(BackendOption::Auto, ModeOption::Auto, offer);
     assert_eq!(auto(&all), Ok((Backend::Kvm, Mode::Page)));
@@ -134,6 +141,20 @@ fn of_two_interfaces_kvms_unless_it_is_unstable() {
     // The mode that only one of them has.
     let msr = resolve(BackendOption::Auto, ModeOption::Msr, &all);
     assert_eq!(msr, Ok((Backend::Hyperv, Mode::Msr)));
+    // Whoever vouches for the TSC, where that was asked for.
+    let tsc = |offer: &Offer| resolve(BackendOption::Auto, ModeOption::Tsc, offer);
+    assert_eq!(tsc(&all), Err(Refusal::NotOffered));
+    let of_hyperv = Offer {
+        hyperv_tsc: true,
+        ..all
+    };
+    assert_eq!(tsc(&of_hyperv), Ok((Backend::Hyperv, Mode::Page)));
+    assert_eq!(auto(&of_hyperv), Ok((Backend::Kvm, Mode::Page)));
+    let of_both = Offer {
+        kvm_tsc: true,
+        ..of_hyperv
+    };
+    assert_eq!(tsc(&of_both), Ok((Backend::Kvm, Mode::Page)));
 }
 
 /// The C clocks' own ratings, with a TSC that changes and with one that does not.
@@ -142,6 +163,9 @@ fn ratings() {
     let clocks = [
         (Backend::Kvm, Mode::Page, [400, 299]),
         (Backend::Hyperv, Mode::Page, [500, 250]),
+        // Beside `tsc` itself, where that is invariant.
+        (Backend::Kvm, Mode::Tsc, [400, 300]),
+        (Backend::Hyperv, Mode::Tsc, [500, 300]),
         (Backend::Hyperv, Mode::Msr, [495, 245]),
     ];
     for (backend, mode, c_clock) in clocks {

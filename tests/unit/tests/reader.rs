@@ -14,7 +14,7 @@ mod hooked;
 
 use hooked::{HookedWord, Machine as _};
 use paraclock_unit::logic::{
-    page::{Page, Version},
+    page::{Page, Params as _, Version},
     pvclock::{GUEST_STOPPED, Params, TSC_STABLE_BIT, judge},
     reader::{
         Env, Event, GRACE_US, HANDOVER_US, Reader, Reading, SETTLE_TRIES, Standing, read_own,
@@ -714,4 +714,51 @@ fn reset_forgets_everything() {
     assert_offset(&machine, 1, 0);
     assert!(is_fast(&machine), "and no grace");
     done(&machine);
+}
+
+/// A clock that was read by other means until now takes up a page that is good for nothing: time
+/// goes on by what is known of it, and does not begin anew.
+#[test]
+fn what_is_known_takes_the_place_of_a_page_that_fails() {
+    for is_accepted in [true, false] {
+        for has_own in [true, false] {
+            let machine = Machine::new(true, Vec::new());
+            machine.act(&Action::Stable(0));
+            let known = machine.pages.borrow()[0];
+            for cpu in 0..CPUS {
+                machine.act(&Action::Odd(cpu));
+                machine.act(&Action::Register(cpu, has_own));
+            }
+            machine.act(&Action::Advance(5_000_000));
+            machine
+                .reader()
+                .begin_with(known.version, &known.params, is_accepted);
+            let least = known.params.at(machine.tsc.get());
+            let reading = machine.read(0);
+            let most = known.params.at(machine.tsc.get());
+            assert!((least..=most).contains(&reading.count), "{reading:?}");
+            machine.close();
+        }
+    }
+}
+
+/// And a page that is good: at once where it was known to be, after the grace where not.
+#[test]
+fn what_is_known_is_believed_if_it_was_good() {
+    let machine = Machine::new(true, Vec::new());
+    machine.act(&Action::Stable(0));
+    let known = machine.pages.borrow()[0];
+    let reader = machine.reader();
+    reader.begin_with(known.version, &known.params, true);
+    assert_eq!(reader.standing(), Standing::Accepted);
+    assert!(reader.read_fast(&Cpu::new(&machine, 1)).is_some());
+    reader.begin_with(known.version, &known.params, false);
+    assert_eq!(reader.standing(), Standing::Rejected);
+    assert!(reader.read_fast(&Cpu::new(&machine, 1)).is_none());
+    machine.read(1);
+    assert_eq!(reader.standing(), Standing::Rejected);
+    machine.act(&Action::Advance(2 * GRACE_NS));
+    machine.read(1);
+    assert_eq!(reader.standing(), Standing::Accepted);
+    machine.close();
 }
