@@ -8,7 +8,9 @@
 #   QEMU_SRC= a QEMU source tree of your own for the emulated machines, instead of Debian's
 #   SUITE=    one suite of `make check`
 #   HOST=     what the guest of `make demo`, `make shell` and `make bench` is shown of its hypervisor:
-#             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has limits for
+#             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has limits for.
+#             `make demo HOST=migrate` shows the clock through a few migrations
+#   MIGRATIONS=  through how many the longest test of the suite `update` goes; 400 without it
 #   BENCH_DRIFT_SECONDS=  over how long `make bench` compares each clock with the host's
 
 MAKEFLAGS += --no-print-directory
@@ -19,6 +21,7 @@ KDIR ?=
 QEMU_SRC ?=
 SUITE ?=
 HOST ?=
+MIGRATIONS ?=
 
 # Cargo's own progress only where somebody looks at it.
 cargo := cargo run --quiet --release --locked -p rig --
@@ -33,14 +36,19 @@ else
 unexport QEMU_SRC
 endif
 
+export MIGRATIONS
+
 bootstrap:
 	@scripts/bootstrap
 
-demo: bootstrap ## boot a guest on the real KVM, load and select the clock, and show it
+demo: bootstrap ## boot a guest, load and select the clock, and show it; HOST=migrate: through migrations
 	@$(cargo) demo $(if $(HOST),--host $(HOST))
 
 check: bootstrap ## run all tests, or one suite with SUITE=name
 	@$(cargo) check $(if $(SUITE),--suite $(SUITE))
+
+check-debug: bootstrap ## the tests of updates in a kernel that watches itself (builds one; takes long)
+	@$(cargo) check-debug
 
 bench: bootstrap ## what the clock costs, beside the C clocks, and whether that is within the limits
 	@$(cargo) bench $(if $(HOST),--host $(HOST))
@@ -76,9 +84,9 @@ clean: ## remove what was built in this checkout; the cache stays
 
 help: ## this text
 	@echo 'paraclock: a paravirtual clock for guests. Targets:'
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Suites of `make check SUITE=name`:'
 	@$(if $(shell command -v cargo),$(cargo) suites,echo '  (cargo is not installed)')
-	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
+	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= MIGRATIONS= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
 
-.PHONY: bootstrap demo check bench shell setup modules modules_install clean help
+.PHONY: bootstrap demo check check-debug bench shell setup modules modules_install clean help

@@ -3,8 +3,13 @@
 //! Readers in the kernel, run from user space: `/sys/kernel/debug/paraclock_hammer`.
 //!
 //! - `run`: write a number of seconds; all CPUs read the kernel's clocks in interrupt context, at
-//!   once, and the writer's CPU in task context in between; returns when the time is over.
-//! - `result`: `reads N backward N worst_ns N` of the last run.
+//!   once, and the writer's CPU in task context in between; every CPU gets NMIs meanwhile, whose
+//!   handler reads the clocks that an NMI may read. Returns when the time is over.
+//! - `result`: `reads N backward N worst_ns N` of the last run, of all clocks that never step back;
+//!   then a line for each clock, `clock NAME reads N backward N worst_ns N`. Those whose name starts
+//!   with `nmi_` were read by the NMIs; `nmi_mono`, `nmi_boot` and `nmi_real` are no part of the
+//!   first line, since the kernel lets a reader in the middle of an update of their slope see
+//!   them go back by some ns (see `ktime_get_mono_fast_ns()`).
 //! - `agree_kvm`, `agree_hyperv`: brackets the current clocksource between two readings of that C
 //!   clock's arithmetic, `pairs N worst_ns N hw_outside N generic N`; `worst_ns` is by how much a
 //!   reading lay outside its bracket, `hw_outside` how many snapshots did not come with a TSC
@@ -24,6 +29,7 @@ mod kernel_time;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../src/logic/mod.rs"]
 mod logic;
+mod nmi;
 #[allow(dead_code)]
 #[path = "../../src/abstractions/tsc.rs"]
 mod tsc;
@@ -60,6 +66,8 @@ module! {
 
 /// How many readings a CPU makes in one interrupt.
 const BURST: u32 = 200;
+/// How many it makes in one NMI, with which nothing else can interfere.
+const NMI_BURST: u32 = 50;
 /// How many brackets the agreement is judged by.
 const PAIRS: u32 = 100_000;
 /// How many readings of the counter one round has; each is an exit to the host.
@@ -67,26 +75,35 @@ const COUNTS: u32 = 2_000;
 /// The longest run, in seconds.
 const LONGEST: i64 = 600;
 
-/// A clock, and the latest time that it gave to any CPU.
-type Watched = (fn() -> u64, Clamp<AtomicWord>);
+/// Where a clock is read.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// In tasks and in interrupts.
+    Usual,
+    /// In NMIs, where it may not step back either.
+    Nmi,
+    /// In NMIs, and the kernel lets it step back by a little.
+    NmiSloped,
+}
 
-/// The clocks that never step back, whoever reads them on whatever CPU.
-struct Readers {
-    clocks: [Watched; 3],
+/// A clock, the latest time that it gave to any CPU, and what its readers have seen.
+struct Watched {
+    name: &'static str,
+    place: Place,
+    read: fn() -> u64,
+    latest: Clamp<AtomicWord>,
     reads: AtomicWord,
     backward: AtomicWord,
     worst: Clamp<AtomicWord>,
 }
 
-impl Readers {
-    fn new() -> Self {
-        let clock = |read: fn() -> u64| (read, Clamp::new(AtomicWord::default()));
+impl Watched {
+    fn new(name: &'static str, place: Place, read: fn() -> u64) -> Self {
         Self {
-            clocks: [
-                clock(kernel_time::monotonic),
-                clock(kernel_time::raw),
-                clock(kernel_time::boottime),
-            ],
+            name,
+            place,
+            read,
+            latest: Clamp::new(AtomicWord::default()),
             reads: AtomicWord::default(),
             backward: AtomicWord::default(),
             worst: Clamp::new(AtomicWord::default()),
@@ -94,27 +111,73 @@ impl Readers {
     }
 
     fn reset(&self) {
-        for (_, latest) in &self.clocks {
-            latest.reset();
-        }
+        self.latest.reset();
         self.reads.store(0);
         self.backward.store(0);
         self.worst.reset();
     }
 
-    /// Reads each clock after having looked at the latest reading of all CPUs: it must not be
-    /// earlier.
+    /// Reads the clock after having looked at the latest reading of all CPUs: it must not be
+    /// earlier. Context: any, if the clock's own reader may be called there.
+    fn look(&self) {
+        let before = self.latest.last();
+        let now = (self.read)();
+        // A clock that has nothing to give.
+        if now == 0 {
+            return;
+        }
+        self.latest.raise(now);
+        if now < before {
+            self.backward.increment();
+            self.worst.raise(before - now);
+        }
+        self.reads.increment();
+    }
+}
+
+struct Readers {
+    clocks: [Watched; 9],
+}
+
+impl Readers {
+    fn new() -> Self {
+        Self {
+            clocks: [
+                Watched::new("mono", Place::Usual, kernel_time::monotonic),
+                Watched::new("raw", Place::Usual, kernel_time::raw),
+                Watched::new("boot", Place::Usual, kernel_time::boottime),
+                Watched::new("snapshot", Place::Usual, kernel_time::snapshot_ns),
+                Watched::new("aux", Place::Usual, kernel_time::auxiliary),
+                Watched::new("nmi_raw", Place::Nmi, kernel_time::raw_fast),
+                Watched::new("nmi_mono", Place::NmiSloped, kernel_time::mono_fast),
+                Watched::new("nmi_boot", Place::NmiSloped, kernel_time::boot_fast),
+                Watched::new("nmi_real", Place::NmiSloped, kernel_time::real_fast),
+            ],
+        }
+    }
+
+    fn reset(&self) {
+        for clock in &self.clocks {
+            clock.reset();
+        }
+    }
+
     fn burst(&self) {
         for _ in 0..BURST {
-            for (read, latest) in &self.clocks {
-                let before = latest.last();
-                let now = read();
-                latest.raise(now);
-                if now < before {
-                    self.backward.increment();
-                    self.worst.raise(before - now);
+            for clock in &self.clocks {
+                if clock.place == Place::Usual {
+                    clock.look();
                 }
-                self.reads.increment();
+            }
+        }
+    }
+
+    fn burst_in_nmi(&self) {
+        for _ in 0..NMI_BURST {
+            for clock in &self.clocks {
+                if clock.place != Place::Usual {
+                    clock.look();
+                }
             }
         }
     }
@@ -135,8 +198,11 @@ fn run(readers: &Arc<Readers>, input: &mut UserSliceReader) -> Result {
     }
 
     readers.reset();
+    let in_nmi = readers.clone();
+    let nmi = nmi::Nmi::new(move || in_nmi.burst_in_nmi())?;
     let start = Instant::<Monotonic>::now();
     while start.elapsed() < Delta::from_secs(seconds) {
+        nmi.send();
         cpu::on_each(|| readers.burst());
         readers.burst();
         kernel::time::delay::fsleep(Delta::from_micros(100));
@@ -145,13 +211,26 @@ fn run(readers: &Arc<Readers>, input: &mut UserSliceReader) -> Result {
 }
 
 fn result(readers: &Arc<Readers>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(
-        f,
-        "reads {} backward {} worst_ns {}",
-        readers.reads.load(),
-        readers.backward.load(),
-        readers.worst.last()
-    )
+    let (mut reads, mut backward, mut worst) = (0, 0, 0);
+    for clock in &readers.clocks {
+        if clock.place != Place::NmiSloped {
+            reads += clock.reads.load();
+            backward += clock.backward.load();
+            worst = worst.max(clock.worst.last());
+        }
+    }
+    writeln!(f, "reads {reads} backward {backward} worst_ns {worst}")?;
+    for clock in &readers.clocks {
+        writeln!(
+            f,
+            "clock {} reads {} backward {} worst_ns {}",
+            clock.name,
+            clock.reads.load(),
+            clock.backward.load(),
+            clock.worst.last()
+        )?;
+    }
+    Ok(())
 }
 
 /// What came of brackets around readings of the current clocksource.

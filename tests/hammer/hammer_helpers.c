@@ -3,6 +3,12 @@
  * The C clock's arithmetic, from the kernel's own headers, as the control of
  * the driver's.
  */
+#include <linux/cpu.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
+#include <linux/mutex.h>
+#include <asm/apic.h>
+#include <asm/nmi.h>
 #include <clocksource/hyperv_timer.h>
 
 #include "hammer_helpers.h"
@@ -65,4 +71,74 @@ u64 paraclock_hammer_hv_read(const void *page)
 int paraclock_hammer_hv_count(u64 *count)
 {
 	return rdmsrq_safe(HV_X64_MSR_TIME_REF_COUNT, count);
+}
+
+static DEFINE_MUTEX(nmi_owner);
+/* The CPUs that one of ours is on its way to: what else comes is somebody else's. */
+static cpumask_t nmi_expected;
+static void (*nmi_func)(void *info);
+static void *nmi_info;
+
+static int paraclock_hammer_nmi(unsigned int type, struct pt_regs *regs)
+{
+	int cpu = raw_smp_processor_id();
+
+	if (!cpumask_test_cpu(cpu, &nmi_expected))
+		return NMI_DONE;
+
+	nmi_func(nmi_info);
+	/* Only now: who sees the bit clear may take the handler away. */
+	smp_mb__before_atomic();
+	cpumask_clear_cpu(cpu, &nmi_expected);
+	return NMI_HANDLED;
+}
+
+int paraclock_hammer_nmi_start(void (*func)(void *info), void *info)
+{
+	int ret;
+
+	if (!mutex_trylock(&nmi_owner))
+		return -EBUSY;
+
+	cpumask_clear(&nmi_expected);
+	nmi_func = func;
+	nmi_info = info;
+	ret = register_nmi_handler(NMI_LOCAL, paraclock_hammer_nmi, 0, "paraclock_hammer");
+	if (ret)
+		mutex_unlock(&nmi_owner);
+	return ret;
+}
+
+void paraclock_hammer_nmi_stop(void)
+{
+	int tries = 1000;
+
+	/* A CPU that has gone offline meanwhile never takes its own. */
+	while (cpumask_intersects(&nmi_expected, cpu_online_mask) && tries--)
+		usleep_range(1000, 2000);
+	unregister_nmi_handler(NMI_LOCAL, "paraclock_hammer");
+	mutex_unlock(&nmi_owner);
+}
+
+void paraclock_hammer_nmi_send(void)
+{
+	cpumask_t to;
+	int cpu;
+
+	cpus_read_lock();
+	/* An offline CPU takes none. */
+	for_each_possible_cpu(cpu)
+		if (!cpu_online(cpu))
+			cpumask_clear_cpu(cpu, &nmi_expected);
+	cpumask_andnot(&to, cpu_online_mask, &nmi_expected);
+	/* One by one, as the handlers clear theirs meanwhile. */
+	for_each_cpu(cpu, &to)
+		cpumask_set_cpu(cpu, &nmi_expected);
+	/* The bits before the NMIs. */
+	smp_mb();
+	preempt_disable();
+	if (!cpumask_empty(&to))
+		__apic_send_IPI_mask(&to, NMI_VECTOR);
+	preempt_enable();
+	cpus_read_unlock();
 }

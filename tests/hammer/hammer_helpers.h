@@ -19,4 +19,13 @@ u64 paraclock_hammer_hv_read(const void *page);
 /* Hyper-V's reference counter, in units of 100 ns. 0, or -errno. */
 int paraclock_hammer_hv_count(u64 *count);
 
+/*
+ * Has @func called in the NMIs that paraclock_hammer_nmi_send() sends, until
+ * paraclock_hammer_nmi_stop() returns. 0, or -errno.
+ */
+int paraclock_hammer_nmi_start(void (*func)(void *info), void *info);
+void paraclock_hammer_nmi_stop(void);
+/* To all CPUs that are online and have taken the one before. May sleep. */
+void paraclock_hammer_nmi_send(void);
+
 #endif /* PARACLOCK_HAMMER_HELPERS_H */

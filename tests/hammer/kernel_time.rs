@@ -83,12 +83,54 @@ pub(crate) fn boottime() -> u64 {
     (unsafe { bindings::ktime_get_with_offset(bindings::tk_offsets_TK_OFFS_BOOT) }) as u64
 }
 
+/// `CLOCK_MONOTONIC` for an NMI, in ns. Any context.
+pub(crate) fn mono_fast() -> u64 {
+    // SAFETY: May be called anywhere.
+    unsafe { bindings::ktime_get_mono_fast_ns() }
+}
+
+/// `CLOCK_MONOTONIC_RAW` for an NMI, in ns. Any context.
+pub(crate) fn raw_fast() -> u64 {
+    // SAFETY: As above.
+    unsafe { bindings::ktime_get_raw_fast_ns() }
+}
+
+/// `CLOCK_BOOTTIME` for an NMI, in ns. Any context.
+pub(crate) fn boot_fast() -> u64 {
+    // SAFETY: As above.
+    unsafe { bindings::ktime_get_boot_fast_ns() }
+}
+
+/// `CLOCK_REALTIME` for an NMI, in ns. Any context.
+pub(crate) fn real_fast() -> u64 {
+    // SAFETY: As above.
+    unsafe { bindings::ktime_get_real_fast_ns() }
+}
+
+/// The first auxiliary clock, in ns; 0 unless it is enabled. Any context but NMI.
+pub(crate) fn auxiliary() -> u64 {
+    let mut time: bindings::ktime_t = 0;
+    // SAFETY: `time` is valid for writes.
+    if unsafe { bindings::ktime_get_aux(bindings::CLOCK_AUX as bindings::clockid_t, &mut time) } {
+        time as u64
+    } else {
+        0
+    }
+}
+
+/// `CLOCK_MONOTONIC` as a snapshot has it, in ns; 0 where there is none. Any context but NMI.
+pub(crate) fn snapshot_ns() -> u64 {
+    snapshot().map_or(0, |s| s.systime)
+}
+
 /// A reading of the current clocksource by `ktime_get_snapshot_id()`.
 pub(crate) struct Snapshot {
     /// In the clocksource's own cycles.
     pub(crate) cycles: u64,
     /// The hardware counter below it.
     pub(crate) hw_cycles: u64,
+    /// The clock that was asked for, in ns.
+    systime: u64,
     hw_id: u32,
 }
 
@@ -118,6 +160,7 @@ pub(crate) fn snapshot() -> Option<Snapshot> {
     (snapshot.valid != 0).then_some(Snapshot {
         cycles: snapshot.cycles,
         hw_cycles: snapshot.hw_cycles,
+        systime: snapshot.systime as u64,
         hw_id: snapshot.hw_csid,
     })
 }

@@ -40,6 +40,12 @@ const char *clock_name(clockid_t id)
 		return "CLOCK_BOOTTIME";
 	case CLOCK_TAI:
 		return "CLOCK_TAI";
+	case CLOCK_MONOTONIC_COARSE:
+		return "CLOCK_MONOTONIC_COARSE";
+	case CLOCK_REALTIME_COARSE:
+		return "CLOCK_REALTIME_COARSE";
+	case CLOCK_AUX:
+		return "CLOCK_AUX";
 	default:
 		return "?";
 	}

@@ -11,6 +11,10 @@
 #ifndef CLOCK_TAI
 #define CLOCK_TAI 11
 #endif
+/* The first one. */
+#ifndef CLOCK_AUX
+#define CLOCK_AUX 16
+#endif
 
 #define NSEC_PER_SEC 1000000000LL
 

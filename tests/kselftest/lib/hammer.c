@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "files.h"
 #include "hammer.h"
@@ -33,9 +34,10 @@ void hammer_unload(void)
 
 int hammer_run(unsigned int seconds, struct hammer_result *result)
 {
-	char text[256];
+	char text[2048], *line;
 	int err;
 
+	*result = (struct hammer_result){ 0 };
 	snprintf(text, sizeof(text), "%u\n", seconds);
 	err = file_write(HAMMER_DIR "run", text);
 	if (err)
@@ -46,6 +48,14 @@ int hammer_run(unsigned int seconds, struct hammer_result *result)
 	if (sscanf(text, "reads %llu backward %llu worst_ns %llu",
 		   &result->reads, &result->backward, &result->worst_ns) != 3)
 		return -EPROTO;
+	for (line = strchr(text, '\n'); line && result->clocks < HAMMER_CLOCKS;
+	     line = strchr(line + 1, '\n')) {
+		struct hammer_clock *clock = &result->clock[result->clocks];
+
+		if (sscanf(line, "\nclock %15s reads %llu backward %llu worst_ns %llu", clock->name,
+			   &clock->reads, &clock->backward, &clock->worst_ns) == 4)
+			result->clocks++;
+	}
 	return 0;
 }
 

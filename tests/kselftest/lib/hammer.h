@@ -5,10 +5,20 @@
 
 #include <linux/types.h>
 
+#define HAMMER_CLOCKS	16
+
 struct hammer_result {
 	__u64 reads;
 	__u64 backward;
 	__u64 worst_ns;
+	/* Each clock by itself, also those that an NMI may see go back by a little. */
+	unsigned int clocks;
+	struct hammer_clock {
+		char name[16];
+		__u64 reads;
+		__u64 backward;
+		__u64 worst_ns;
+	} clock[HAMMER_CLOCKS];
 };
 
 struct hammer_agreement {

@@ -18,6 +18,7 @@
 #define HV_INTERFACE				0x31237648u
 #define HV_ACCESS_REFERENCE_COUNTER		(1u << 1)
 #define HV_ACCESS_REFERENCE_TSC			(1u << 9)
+#define HV_ACCESS_REENLIGHTENMENT		(1u << 13)
 #define HV_ACCESS_TSC_INVARIANT			(1u << 15)
 
 #define RATING_STEP		50
@@ -25,6 +26,7 @@
 #define RATING_HV_PAGE		500
 #define RATING_HV_MSR		499
 #define RATING_HV_INVARIANT	250
+#define RATING_TSC		300
 
 static bool signature_is(__u32 leaf, const char *expected)
 {
@@ -65,6 +67,7 @@ static void find_hyperv(struct host *host)
 	host->hyperv_page = a & HV_ACCESS_REFERENCE_TSC;
 	host->hyperv_counter = a & HV_ACCESS_REFERENCE_COUNTER;
 	host->hyperv_invariant = a & HV_ACCESS_TSC_INVARIANT;
+	host->hyperv_reenlightenment = a & HV_ACCESS_REENLIGHTENMENT;
 }
 
 const struct host *host_get(void)
@@ -102,52 +105,77 @@ static struct prospect refused(int err, const char *log)
 	return (struct prospect){ .err = err, .log = log };
 }
 
-static struct prospect kvm(void)
+static bool may_be_tsc(const char *mode)
 {
-	if (!host_get()->kvm_msr)
+	return !strcmp(mode, "auto") || !strcmp(mode, "tsc");
+}
+
+static struct prospect kvm(const char *mode)
+{
+	const struct host *host = host_get();
+	bool tsc = host->kvm_stable && host->tsc_invariant;
+
+	if (!host->kvm_msr)
 		return refused(ENODEV, "KVM");
+	if (!tsc && !strcmp(mode, "tsc"))
+		return refused(ENODEV, "invariant");
+	tsc = tsc && may_be_tsc(mode);
 	return (struct prospect){
 		.backend = "kvm",
-		.mode = "page",
-		.vdso = "pvclock",
-		.rating = (host_get()->tsc_invariant ? 299 : 400) + RATING_STEP,
+		.mode = tsc ? "tsc" : "page",
+		.vdso = tsc ? "tsc" : "pvclock",
+		.rating = (host->tsc_invariant ? 299 : 400) + RATING_STEP,
 	};
+}
+
+/* By Hyper-V's word; the processor's alone is not enough there. */
+static bool hyperv_never_changes(void)
+{
+	return host_get()->hyperv_invariant && host_get()->tsc_invariant;
 }
 
 static struct prospect hyperv(const char *mode)
 {
 	const struct host *host = host_get();
 	bool page = host->hyperv_page && strcmp(mode, "msr");
+	bool tsc = hyperv_never_changes() || host->hyperv_reenlightenment;
+	int rating = page ? RATING_HV_PAGE + RATING_STEP : RATING_HV_MSR;
 
 	if (!host->hyperv || (!page && !host->hyperv_counter) ||
 	    (!page && !strcmp(mode, "page")))
 		return refused(ENODEV, "Hyper-V");
+	if (!tsc && !strcmp(mode, "tsc"))
+		return refused(ENODEV, "AccessReenlightenmentControls");
+	tsc = tsc && may_be_tsc(mode);
+	if (host->hyperv_invariant)
+		rating = tsc ? RATING_TSC + RATING_STEP : rating - RATING_HV_INVARIANT;
+	/* Linux arms reenlightenment where it takes itself for a guest of Hyper-V alone. */
+	if (!hyperv_never_changes() && host->kvm_msr)
+		tsc = false;
 	return (struct prospect){
 		.backend = "hyperv",
-		.mode = page ? "page" : "msr",
-		.vdso = page ? "hvclock" : "none",
-		.rating = (page ? RATING_HV_PAGE + RATING_STEP : RATING_HV_MSR) -
-			  (host->hyperv_invariant ? RATING_HV_INVARIANT : 0),
+		.mode = tsc ? "tsc" : page ? "page" : "msr",
+		.vdso = tsc ? "tsc" : page ? "hvclock" : "none",
+		.rating = rating,
 	};
 }
 
 struct prospect host_prospect(const char *backend, const char *mode)
 {
 	const struct host *host = host_get();
+	bool kvm_tsc = host->kvm_stable && host->tsc_invariant;
 
-	if (!strcmp(mode, "tsc"))
-		return refused(EINVAL, "tsc");
 	if (!strcmp(backend, "kvm"))
-		return strcmp(mode, "msr") ? kvm() : refused(EINVAL, "msr");
+		return strcmp(mode, "msr") ? kvm(mode) : refused(EINVAL, "msr");
 	if (!strcmp(backend, "hyperv") || !strcmp(mode, "msr"))
 		return hyperv(mode);
 	/* The driver's rule for two interfaces. */
-	if (host->kvm_stable)
-		return kvm();
+	if (host->kvm_stable && (kvm_tsc || strcmp(mode, "tsc")))
+		return kvm(mode);
 	if (host->hyperv_page)
 		return hyperv(mode);
 	if (host->kvm_msr)
-		return kvm();
+		return kvm(mode);
 	if (host->hyperv_counter)
 		return hyperv(mode);
 	/* Of nothing at all, any line will do. */

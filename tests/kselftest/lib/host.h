@@ -21,6 +21,7 @@ struct host {
 	bool hyperv_page;	/* ... grants the reference TSC page */
 	bool hyperv_counter;	/* ... grants the reference counter */
 	bool hyperv_invariant;	/* ... keeps the TSC's frequency over a migration */
+	bool hyperv_reenlightenment; /* ... or tells before it changes, and waits */
 	bool tsc_invariant;	/* by the processor's own word */
 };
 

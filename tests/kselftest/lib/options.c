@@ -10,11 +10,14 @@
 static void usage(const char *name)
 {
 	fprintf(stderr,
-		"Usage: %s [--clocksource NAME|any] [--self-test] [--loops N] [--s3] [SECONDS]\n"
+		"Usage: %s [--clocksource NAME|any] [--self-test] [--loops N] [--s3]\n"
+		"          [--expect-failure] [SECONDS]\n"
 		"  --clocksource  test this one; any: the current one, with nothing loaded or\n"
 		"                 selected (default: " MODULE_NAME ")\n"
 		"  --self-test    inject a fault that the test has to report\n"
-		"  --s3           suspend: really, woken by the RTC, not by pm_test\n", name);
+		"  --s3           suspend: really, woken by the RTC, not by pm_test\n"
+		"  --expect-failure  the control: pass if what is tested is found to be wrong\n",
+		name);
 	exit(2);
 }
 
@@ -36,6 +39,7 @@ void options_parse(int argc, char **argv, struct options *options)
 		{ "loops", required_argument, NULL, 'n' },
 		{ "self-test", no_argument, NULL, 's' },
 		{ "s3", no_argument, NULL, '3' },
+		{ "expect-failure", no_argument, NULL, 'x' },
 		{ 0 },
 	};
 	int opt;
@@ -55,6 +59,9 @@ void options_parse(int argc, char **argv, struct options *options)
 			break;
 		case '3':
 			options->s3 = true;
+			break;
+		case 'x':
+			options->expect_failure = true;
 			break;
 		default:
 			usage(argv[0]);

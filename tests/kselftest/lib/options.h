@@ -12,11 +12,12 @@ struct options {
 	unsigned int loops;
 	bool self_test;
 	bool s3;
+	bool expect_failure;
 };
 
 /*
- * [--clocksource NAME|any] [--self-test] [--loops N] [--s3] [SECONDS]; exits with usage and 2
- * on anything else. What is not given stays as it is.
+ * [--clocksource NAME|any] [--self-test] [--loops N] [--s3] [--expect-failure] [SECONDS]; exits
+ * with usage and 2 on anything else. What is not given stays as it is.
  */
 void options_parse(int argc, char **argv, struct options *options);
 /* --clocksource any */

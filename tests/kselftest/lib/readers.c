@@ -18,8 +18,9 @@
 /* How many rounds a displaced thread reads before it tries to return to its CPU. */
 #define RETURN_EVERY	16
 
-const int reader_clocks[READER_CLOCKS] = {
-	CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME, CLOCK_REALTIME,
+const int reader_clocks[READER_CLOCKS_ALL] = {
+	CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME, CLOCK_REALTIME, CLOCK_TAI,
+	CLOCK_MONOTONIC_COARSE, CLOCK_REALTIME_COARSE, CLOCK_AUX,
 };
 
 struct count {
@@ -38,13 +39,14 @@ struct reader {
 	int cpu;
 	unsigned int paths;
 	__u64 self_test;
-	struct count count[READER_PATHS][READER_CLOCKS];
+	struct count count[READER_PATHS][READER_CLOCKS_ALL];
 } __aligned(CACHE_LINE);
 
 struct readers {
-	struct latest latest[READER_CLOCKS];
+	struct latest latest[READER_CLOCKS_ALL];
 	atomic_bool stop;
 	bool self_test;
+	int clocks;
 	unsigned int n;
 	struct reader reader[];
 };
@@ -96,7 +98,7 @@ static void *reader_main(void *arg)
 	while (!atomic_load_explicit(&reader->readers->stop, memory_order_relaxed)) {
 		if (++round % RETURN_EVERY == 0 && sched_getcpu() != reader->cpu)
 			pin_to_cpu(reader->cpu);
-		for (clock = 0; clock < READER_CLOCKS; clock++)
+		for (clock = 0; clock < reader->readers->clocks; clock++)
 			for (path = 0; path < READER_PATHS; path++)
 				if (reader->paths & (1u << path))
 					reader_read(reader, path, clock);
@@ -109,6 +111,7 @@ struct readers *readers_start(unsigned int threads, bool self_test)
 	int cpus[MAX_CPUS], n_cpus = cpus_online(cpus, MAX_CPUS);
 	unsigned int kind, kinds = __builtin_popcount(threads & READERS_ALL);
 	struct readers *readers;
+	struct timespec ts;
 	size_t size;
 	int i, err;
 
@@ -117,7 +120,9 @@ struct readers *readers_start(unsigned int threads, bool self_test)
 	readers = aligned_alloc(CACHE_LINE, size);
 	if (!readers)
 		return NULL;
-	*readers = (struct readers){ .self_test = self_test };
+	*readers = (struct readers){ .self_test = self_test, .clocks = READER_CLOCKS };
+	if (!clock_gettime_syscall(CLOCK_AUX, &ts))
+		readers->clocks = READER_CLOCKS_ALL;
 
 	for (i = 0; i < n_cpus; i++) {
 		for (kind = 0; kind <= READER_PATHS; kind++) {
@@ -183,7 +188,7 @@ struct reader_count readers_count(const struct readers *readers, int path, int c
 
 	for (i = 0; i < readers->n; i++)
 		for (p = 0; p < READER_PATHS; p++)
-			for (c = 0; c < READER_CLOCKS; c++)
+			for (c = 0; c < READER_CLOCKS_ALL; c++)
 				if ((path < 0 || p == path) && (clock < 0 || c == clock))
 					sum(&total, &readers->reader[i].count[p][c]);
 	return total;
@@ -198,7 +203,7 @@ __u64 readers_least(const struct readers *readers, int path)
 	for (i = 0; i < readers->n; i++) {
 		struct reader_count count = { 0 };
 
-		for (c = 0; c < READER_CLOCKS; c++)
+		for (c = 0; c < READER_CLOCKS_ALL; c++)
 			sum(&count, &readers->reader[i].count[path][c]);
 		reads[readers->reader[i].cpu] += count.reads;
 	}

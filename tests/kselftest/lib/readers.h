@@ -25,9 +25,13 @@ enum reader_path {
 #define READERS_MIXED	(1u << READER_PATHS)
 #define READERS_ALL	(READERS_VDSO | READERS_SYSCALL | READERS_MIXED)
 
-/* CLOCK_MONOTONIC, _RAW, CLOCK_BOOTTIME, CLOCK_REALTIME; nobody may set the time. */
-#define READER_CLOCKS	4
-extern const int reader_clocks[READER_CLOCKS];
+/*
+ * CLOCK_MONOTONIC, _RAW, CLOCK_BOOTTIME, CLOCK_REALTIME, CLOCK_TAI, and the coarse two; nobody
+ * may set the time. The first auxiliary clock as well, behind them, where it is enabled.
+ */
+#define READER_CLOCKS	7
+#define READER_CLOCKS_ALL	(READER_CLOCKS + 1)
+extern const int reader_clocks[READER_CLOCKS_ALL];
 
 struct reader_count {
 	__u64 reads;

@@ -109,7 +109,14 @@ impl Context {
     pub fn payload(&self) -> Result<&Payload> {
         once(&self.payload, || {
             Ok(Payload {
-                modules: self.modules("module", &[])?,
+                modules: self.modules(
+                    if self.options.debug {
+                        "module-debug"
+                    } else {
+                        "module"
+                    },
+                    &[],
+                )?,
                 kselftest: Some(self.kselftest()?),
                 second_kernel: Some(self.artifacts()?.kernel.bzimage.clone()),
             })

@@ -9,6 +9,7 @@ mod demo;
 mod exec;
 mod guest;
 mod ktap;
+mod migrate;
 mod progress;
 mod report;
 mod session;
@@ -19,7 +20,7 @@ mod verdict;
 mod vm;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use context::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,11 +85,13 @@ enum Command {
         #[arg(long, value_enum, value_delimiter = ',')]
         flavour: Vec<Flavour>,
     },
+    /// Run the tests of updates in a kernel that watches its locks, its memory and its own reports
+    CheckDebug,
     /// Show the driver at work
     Demo {
         /// What the guest is shown of its hypervisor
         #[arg(long, value_enum, default_value = "kvm")]
-        host: Host,
+        host: Shown,
     },
     /// A shell in the running guest
     Shell {
@@ -119,6 +122,19 @@ enum Command {
     },
 }
 
+/// What the demonstration shows.
+#[derive(Clone, Copy, ValueEnum)]
+enum Shown {
+    /// KVM's clock, on a real KVM
+    Kvm,
+    /// Hyper-V's, as KVM emulates it
+    Hyperv,
+    /// Both
+    Both,
+    /// A few migrations between hosts whose TSCs differ, on the test host
+    Migrate,
+}
+
 fn main() -> ExitCode {
     let start = Instant::now();
     match run(Cli::parse()) {
@@ -147,6 +163,7 @@ fn run(cli: Cli) -> Result<bool> {
         ksrc,
         qemu_src,
         root,
+        debug: matches!(cli.command, Command::CheckDebug),
     };
     let cx = || Context::new(options.clone(), machine, verbose);
     match cli.command {
@@ -169,7 +186,13 @@ fn run(cli: Cli) -> Result<bool> {
             cx.flavours = flavour;
             return suite::check(&cx, &suite);
         }
-        Command::Demo { host } => demo::run(&cx()?, host)?,
+        Command::CheckDebug => return suite::check_debug(&cx()?),
+        Command::Demo { host } => match host {
+            Shown::Kvm => demo::run(&cx()?, Host::Kvm)?,
+            Shown::Hyperv => demo::run(&cx()?, Host::Hyperv)?,
+            Shown::Both => demo::run(&cx()?, Host::Both)?,
+            Shown::Migrate => migrate::run(&cx()?)?,
+        },
         Command::Shell { host, flavour, l1 } => {
             shell::run(&cx()?, flavour.unwrap_or(host.flavour()), l1)?;
         }

@@ -256,6 +256,7 @@ pub struct Plan<'a> {
     source: Source,
     patches: Vec<Patch>,
     fragment: String,
+    debug: bool,
     base: String,
     key: String,
     directory: PathBuf,
@@ -263,12 +264,22 @@ pub struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Finds the source, downloaded where it has to be, and the key of what comes of it.
-    pub fn new(site: &'a Site, tools: &'a Toolchain, ksrc: Option<&Path>) -> Result<Self> {
+    pub fn new(
+        site: &'a Site,
+        tools: &'a Toolchain,
+        ksrc: Option<&Path>,
+        debug: bool,
+    ) -> Result<Self> {
         let source = Source::find(site, ksrc)?;
         let patches = site.patches("patches")?;
-        let fragment_path = site.root.join("scripts/kernel.config");
-        let fragment = fs::read_to_string(&fragment_path)
-            .with_context(|| format!("read {}", fragment_path.display()))?;
+        let mut fragment = String::new();
+        for name in ["kernel.config", "kernel-debug.config"] {
+            if name == "kernel.config" || debug {
+                let path = site.root.join("scripts").join(name);
+                fragment += &fs::read_to_string(&path)
+                    .with_context(|| format!("read {}", path.display()))?;
+            }
+        }
         let base = Key::new("kernel-base")
             .with("revision", REVISION)
             .with("source", source.identity())
@@ -289,6 +300,7 @@ impl<'a> Plan<'a> {
             source,
             patches,
             fragment,
+            debug,
             base,
             key,
         })
@@ -296,7 +308,7 @@ impl<'a> Plan<'a> {
 
     /// The built kernel; fast where it is in the cache.
     pub fn ensure(self) -> Result<Kernel> {
-        let finished = || finished(&self.directory, self.tools);
+        let finished = || finished(&self.directory, self.tools, self.debug);
         if let Some(kernel) = finished() {
             return Ok(kernel);
         }
@@ -325,15 +337,15 @@ impl<'a> Plan<'a> {
         // Beside the result, to be taken out of it again by a later series.
         let kept = self.directory.join("patches");
         let patches: Result<Vec<Patch>> = self.patches.iter().map(|p| p.keep_in(&kept)).collect();
-        builder.configure(&self.fragment)?;
-        builder.apply_and_build(&patches?)?;
+        builder.configure(&self.fragment, false)?;
+        builder.apply_and_build(&patches?, &self.fragment)?;
         builder.check_module()?;
         builder.finish()?;
         finished().context("the kernel was built, but is not complete")
     }
 }
 
-fn finished(directory: &Path, tools: &Toolchain) -> Option<Kernel> {
+fn finished(directory: &Path, tools: &Toolchain, debug: bool) -> Option<Kernel> {
     let stamp = directory.join(STAMP);
     let state: State = cache::read_json(&stamp)?;
     let source = directory.join("src");
@@ -341,6 +353,7 @@ fn finished(directory: &Path, tools: &Toolchain) -> Option<Kernel> {
     let kernel = Kernel {
         bzimage: build.join("arch/x86/boot/bzImage"),
         vmlinux: build.join("vmlinux"),
+        debug,
         release: state.release,
         patch_builds: state.patches,
         environment: tools.environment(),
@@ -486,7 +499,9 @@ impl Builder<'_> {
             .max_by_key(|r| (r.finished, r.same))
     }
 
-    fn configure(&self, fragment: &str) -> Result<()> {
+    /// Configures the kernel. `whole`: with all patches, which bring options along, so that none may
+    /// be unknown.
+    fn configure(&self, fragment: &str, whole: bool) -> Result<()> {
         let mut step = Step::start("configuring the kernel");
         fs::create_dir_all(&self.build).context("create the build directory")?;
         let config = self.build.join(".config");
@@ -502,7 +517,7 @@ impl Builder<'_> {
         )?;
         let merged = fs::read_to_string(&config).context("read .config")?;
         let lost = lost_lines(fragment, &merged);
-        if !lost.is_empty() {
+        if whole && !lost.is_empty() {
             bail!(
                 "scripts/kernel.config: `make olddefconfig` did not keep these lines (an option that this kernel \
                  does not have, or that depends on one that is off):\n    {}",
@@ -541,7 +556,7 @@ impl Builder<'_> {
 
     /// Each patch has to build, one after the other; a broken one in the middle is for the
     /// tests to tell, a broken last one leaves no kernel.
-    fn apply_and_build(&mut self, patches: &[Patch]) -> Result<()> {
+    fn apply_and_build(&mut self, patches: &[Patch], fragment: &str) -> Result<()> {
         let total = patches.len();
         let mut built = false;
         for (i, patch) in patches.iter().enumerate() {
@@ -565,6 +580,9 @@ impl Builder<'_> {
                 }
             }
             let last = i + 1 == total;
+            if last {
+                self.configure(fragment, true)?;
+            }
             let title = format!("building the kernel, patch {} of {total}", i + 1);
             let result = self.compile(&title, if last { FINAL } else { BETWEEN }, &log);
             built = last;
@@ -596,6 +614,7 @@ impl Builder<'_> {
             self.save()?;
         }
         if !built {
+            self.configure(fragment, true)?;
             self.compile("building the kernel", FINAL, &self.log)?;
         }
         Ok(())

@@ -38,6 +38,8 @@ pub struct Options {
     pub qemu_src: Option<PathBuf>,
     /// The checkout, where it is not the one that this program was built in.
     pub root: Option<PathBuf>,
+    /// The kernel that watches itself, in place of the usual one.
+    pub debug: bool,
 }
 
 /// Everything that the other parts of the rig need.
@@ -63,6 +65,8 @@ pub struct Kernel {
     pub build: PathBuf,
     pub bzimage: PathBuf,
     pub vmlinux: PathBuf,
+    /// It watches itself, which takes time and memory.
+    pub debug: bool,
     /// The output of `make kernelrelease`.
     pub release: String,
     /// The patches in their order, and whether each one builds.
@@ -222,7 +226,7 @@ pub fn checkout_root() -> Result<PathBuf> {
 pub fn ensure_kernel(options: &Options) -> Result<Kernel> {
     let site = Site::open(options)?;
     let tools = Toolchain::ensure(&site)?;
-    kernel::Plan::new(&site, &tools, options.ksrc.as_deref())?.ensure()
+    kernel::Plan::new(&site, &tools, options.ksrc.as_deref(), options.debug)?.ensure()
 }
 
 /// Everything, built where it has to be.
@@ -234,7 +238,7 @@ pub fn ensure(options: &Options) -> Result<Artifacts> {
     }
     let tools = Toolchain::ensure(&site)?;
     // All that needs the network comes first, so that it fails before the long builds.
-    let plan = kernel::Plan::new(&site, &tools, options.ksrc.as_deref())?;
+    let plan = kernel::Plan::new(&site, &tools, options.ksrc.as_deref(), options.debug)?;
     let inner_tree = inner::ensure(&site)?;
     let kernel;
     let qemu_outer = if let Some(tree) = &options.qemu_src {

@@ -38,11 +38,7 @@ fn run(cx: &Context, report: &mut Report, suite: &str, flavours: &[Flavour]) -> 
     cx.artifacts()?;
     let payload = cx.payload()?;
     cx.choice()?;
-    let mut audience = Teller {
-        step: Step::start(format!("{suite}: guests")),
-        results: 0,
-        verbose: cx.verbose,
-    };
+    let mut audience = Teller::new(cx, &format!("{suite}: guests"));
     let results = guest::run(
         cx,
         Task::Check,
@@ -60,7 +56,7 @@ fn run(cx: &Context, report: &mut Report, suite: &str, flavours: &[Flavour]) -> 
         // The rest of the run was in order, yet this kernel carries the series as well.
         report.fail("the host's kernel", fault.lines.join("\n"), Some(log));
     }
-    audience.step.finish("");
+    audience.finish();
     Ok(())
 }
 
@@ -127,10 +123,24 @@ fn last(lines: &[&str], n: usize) -> String {
 }
 
 /// Progress: a line a phase, and the number of results so far.
-struct Teller {
+pub(super) struct Teller {
     step: Step,
     results: u64,
     verbose: bool,
+}
+
+impl Teller {
+    pub(super) fn new(cx: &Context, title: &str) -> Teller {
+        Teller {
+            step: Step::start(title.to_owned()),
+            results: 0,
+            verbose: cx.verbose,
+        }
+    }
+
+    pub(super) fn finish(self) {
+        self.step.finish("");
+    }
 }
 
 impl Audience for Teller {
@@ -190,7 +200,7 @@ pub fn run_one(
     let logs = cx.fresh_logs(name)?;
     cx.artifacts()?;
     let payload = cx.payload()?;
-    if task != Task::Bench {
+    if task != Task::Bench && flavour.test_host().is_none() {
         cx.choice()?;
     }
     let mut audience = Printer {

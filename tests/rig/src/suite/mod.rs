@@ -10,6 +10,7 @@ mod install;
 mod patches;
 mod style;
 mod unit;
+mod update;
 
 use crate::context::Context;
 use crate::progress::human;
@@ -19,6 +20,7 @@ pub use guests::run_one;
 pub use host::soak;
 use std::io::{Write, stdout};
 use std::time::Instant;
+pub use update::guest_words as update_words;
 
 pub struct Suite {
     pub name: &'static str,
@@ -73,6 +75,12 @@ pub const SUITES: &[Suite] = &[
         run: guests::hyperv,
     },
     Suite {
+        name: "update",
+        about: "the clock under migrations, on the test host, with the C clocks beside it",
+        by_name: false,
+        run: update::run,
+    },
+    Suite {
         name: "host",
         about: "the test host, whose TSC changes under a running guest (by its name alone)",
         // It has faults left, which tests/host/README.rst names: what the driver does is not judged by them.
@@ -86,6 +94,19 @@ pub fn list() {
     for suite in SUITES {
         println!("    {:<10} {}", suite.name, suite.about);
     }
+}
+
+/// `rig check-debug`: true if nothing failed. In one of the guests, as the control is no test of the driver's.
+pub fn check_debug(cx: &Context) -> Result<bool> {
+    let mut out = stdout();
+    let told = "cannot write the results";
+    writeln!(out, "KTAP version 1\n1..1").context(told)?;
+    let mut report = Report::default();
+    if let Err(e) = update::run_debug(cx, &mut report) {
+        report.fail("the suite itself", format!("{e:#}"), None);
+    }
+    report.print("update-debug", 1, &mut out).context(told)?;
+    report::summarise(&[("update-debug".to_owned(), report)], &cx.root, &mut out).context(told)
 }
 
 /// `rig check`: true if nothing failed.

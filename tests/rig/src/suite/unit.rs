@@ -26,6 +26,8 @@ pub fn run(cx: &Context, report: &mut Report) -> Result<()> {
         "--no-fail-fast",
         "--test",
         "loom",
+        "--test",
+        "tsc_sync_loom",
     ])
     .arg("--target-dir")
     .arg(cx.root.join("target/loom"))

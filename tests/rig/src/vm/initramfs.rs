@@ -303,7 +303,7 @@ pub fn l2(dir: &Path, guest: &Path, payload: &Payload) -> Result<PathBuf> {
     for (to, from) in [("init", "l2-init"), ("usr/bin/timeout", "timeout")] {
         image.file(to, &guest.join(from))?;
     }
-    for name in ["demo", "bench", "shell", "second"] {
+    for name in ["demo", "bench", "shell", "second", "migrate"] {
         image.file(&format!("rig/{name}"), &guest.join(name))?;
     }
     for module in &payload.modules {

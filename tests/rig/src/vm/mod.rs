@@ -96,8 +96,10 @@ pub enum Flavour {
     KvmKexec,
     /// Pages of the driver's own, and then a crash kernel.
     KvmCrash,
-    /// Hyper-V alone: the page of the built-in driver is adopted.
+    /// Hyper-V alone: the page of the built-in driver is adopted, and asked for.
     Hyperv,
+    /// The same, and nothing is asked for: the host offers reenlightenment.
+    HypervTsc,
     /// The same, and the counter is asked for.
     HypervMsr,
     /// KVM and Hyper-V, and the driver chooses KVM.
@@ -118,6 +120,10 @@ pub enum Flavour {
     HostTsc,
     /// The same machine without the device.
     HostPlain,
+    /// The test host as Hyper-V, and the driver at work.
+    UpdateHyperv,
+    /// The test host as a Hyper-V that promises an invariant TSC and does not keep to it: the kernel takes `tsc`.
+    UpdateControl,
 }
 
 /// All that is to be known of a flavour; whoever acts on it reads it here.
@@ -152,6 +158,11 @@ const HVCLOCK_ADOPTED: Expect = Expect {
 };
 const HVCLOCK_OWN: Expect = Expect {
     owner: "own",
+    ..HVCLOCK_ADOPTED
+};
+const TSC_BESIDE_HVCLOCK: Expect = Expect {
+    mode: "tsc",
+    vdso: "tsc",
     ..HVCLOCK_ADOPTED
 };
 const COUNTER: Expect = Expect {
@@ -202,8 +213,15 @@ const KVM_CRASH: Spec = Spec {
 const HYPERV: Spec = Spec {
     name: "hyperv",
     host: Host::Hyperv,
+    module_args: &["mode=page"],
     expect: HVCLOCK_ADOPTED,
     ..KVM_ADOPT
+};
+const HYPERV_TSC: Spec = Spec {
+    name: "hyperv-tsc",
+    module_args: &[],
+    expect: TSC_BESIDE_HVCLOCK,
+    ..HYPERV
 };
 const HYPERV_MSR: Spec = Spec {
     name: "hyperv-msr",
@@ -293,6 +311,24 @@ const HOST_PLAIN: Spec = Spec {
     }),
     ..HOST_TSC
 };
+const UPDATE_HYPERV: Spec = Spec {
+    name: "update-hyperv",
+    expect: TSC_BESIDE_HVCLOCK,
+    ..HOST_HYPERV
+};
+const UPDATE_CONTROL: Spec = Spec {
+    name: "update-control",
+    test_host: Some(Shape {
+        vcpus: 4,
+        device: true,
+        hyperv: true,
+        kvm: false,
+        invtsc: true,
+    }),
+    // Or the watchdog finds out.
+    kernel_args: &["tsc=reliable"],
+    ..UPDATE_HYPERV
+};
 
 impl Flavour {
     /// The flavours of the suite `kvm`.
@@ -306,6 +342,7 @@ impl Flavour {
     /// The flavours of the suite `hyperv`.
     pub const HYPERV: &[Flavour] = &[
         Flavour::Hyperv,
+        Flavour::HypervTsc,
         Flavour::HypervMsr,
         Flavour::BothKvm,
         Flavour::BothHyperv,
@@ -320,6 +357,8 @@ impl Flavour {
         Flavour::HostTsc,
         Flavour::HostPlain,
     ];
+    /// The flavours of the suite `update`.
+    pub const UPDATE: &[Flavour] = &[Flavour::UpdateHyperv, Flavour::UpdateControl];
 
     fn spec(self) -> &'static Spec {
         match self {
@@ -329,6 +368,7 @@ impl Flavour {
             Flavour::KvmKexec => &KVM_KEXEC,
             Flavour::KvmCrash => &KVM_CRASH,
             Flavour::Hyperv => &HYPERV,
+            Flavour::HypervTsc => &HYPERV_TSC,
             Flavour::HypervMsr => &HYPERV_MSR,
             Flavour::BothKvm => &BOTH_KVM,
             Flavour::BothHyperv => &BOTH_HYPERV,
@@ -339,6 +379,8 @@ impl Flavour {
             Flavour::HostBoth => &HOST_BOTH,
             Flavour::HostTsc => &HOST_TSC,
             Flavour::HostPlain => &HOST_PLAIN,
+            Flavour::UpdateHyperv => &UPDATE_HYPERV,
+            Flavour::UpdateControl => &UPDATE_CONTROL,
         }
     }
 
@@ -410,6 +452,10 @@ pub enum Task {
     Check,
     /// The tests of the test host, of which some are for a real KVM as well.
     TestHost,
+    /// The tests of updates in place.
+    Update,
+    /// A few migrations, for people to look at.
+    Migrate,
     /// Readers on all CPUs.
     Hammer,
     Demo,
@@ -420,9 +466,11 @@ pub enum Task {
 }
 
 impl Task {
-    pub const ALL: [Task; 7] = [
+    pub const ALL: [Task; 9] = [
         Task::Check,
         Task::TestHost,
+        Task::Update,
+        Task::Migrate,
         Task::Hammer,
         Task::Demo,
         Task::Bench,
@@ -434,6 +482,8 @@ impl Task {
         match self {
             Task::Check => "check",
             Task::TestHost => "testhost",
+            Task::Update => "update",
+            Task::Migrate => "migrate",
             Task::Hammer => "hammer",
             Task::Demo => "demo",
             Task::Bench => "bench",
@@ -478,6 +528,9 @@ pub fn guest_cmdline(task: Task, flavour: Flavour) -> String {
     ];
     if task == Task::Bench {
         words.extend(crate::bench::guest_words());
+    }
+    if task == Task::Update {
+        words.extend(crate::suite::update_words());
     }
     words.extend(flavour.words());
     words.join(" ")
@@ -533,7 +586,13 @@ mod tests {
     /// A flavour that stands in no suite is never run.
     #[test]
     fn every_flavour_is_in_one_suite() {
-        let suites: Vec<Flavour> = [Flavour::KVM, Flavour::HYPERV, Flavour::TEST_HOST].concat();
+        let suites: Vec<Flavour> = [
+            Flavour::KVM,
+            Flavour::HYPERV,
+            Flavour::TEST_HOST,
+            Flavour::UPDATE,
+        ]
+        .concat();
         let names: BTreeSet<&str> = suites.iter().map(|f| f.name()).collect();
         assert_eq!(suites.len(), names.len());
         assert_eq!(suites.len(), Flavour::all().len());
@@ -597,6 +656,7 @@ mod tests {
             let vdso = match (spec.expect.backend, spec.expect.mode) {
                 ("kvm", "page") => "pvclock",
                 ("hyperv", "page") => "hvclock",
+                (_, "tsc") => "tsc",
                 _ => "none",
             };
             assert_eq!(spec.expect.vdso, vdso, "{f}");
@@ -615,7 +675,7 @@ mod tests {
         for &f in Flavour::all() {
             assert_eq!(
                 f.test_host().is_some(),
-                Flavour::TEST_HOST.contains(&f),
+                Flavour::TEST_HOST.contains(&f) || Flavour::UPDATE.contains(&f),
                 "{f}"
             );
             let Some(shape) = f.test_host() else { continue };

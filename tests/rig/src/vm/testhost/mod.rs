@@ -48,6 +48,8 @@ impl Shape {
             "hv": self.hyperv,
             "kvm": self.kvm,
             "invtsc": self.invtsc,
+            // Hyper-V's own word for it.
+            "hv-tsc-invariant": self.hyperv && self.invtsc,
         });
         if let Some(path) = trace {
             device["trace-file"] = json!(path);
@@ -87,7 +89,12 @@ pub fn launch(
         "-M",
         "pc",
         "-m",
-        "512",
+        // KASAN's shadow and its quarantine.
+        if artifacts.kernel.debug {
+            "1536"
+        } else {
+            "512"
+        },
         "-cpu",
         "EPYC,+svm,+npt",
         "-accel",
