@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_as_expected_passes() {
-        assert_eq!(unexpected(&HYPERV, Flavour::Hyperv.expect()), None);
+        assert_eq!(unexpected(&HYPERV, Flavour::HypervPage.expect()), None);
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
             let mut lines = HYPERV.to_vec();
             let is_mark = lines.remove(without).starts_with('@');
             assert_eq!(
-                unexpected(&lines, Flavour::Hyperv.expect()).is_some(),
+                unexpected(&lines, Flavour::HypervPage.expect()).is_some(),
                 is_mark
             );
         }
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_last_line_names_the_backend() {
-        assert!(summary("here", Flavour::Hyperv.expect()).contains("backend hyperv in mode page"));
+        assert!(summary("here", Flavour::Hyperv.expect()).contains("backend hyperv in mode tsc"));
         assert!(summary("here", Flavour::HypervMsr.expect()).contains("system call"));
     }
 }

@@ -96,10 +96,11 @@ pub enum Flavour {
     KvmKexec,
     /// Pages of the driver's own, and then a crash kernel.
     KvmCrash,
-    /// Hyper-V alone: the page of the built-in driver is adopted, and asked for.
+    /// Hyper-V alone: the page of the built-in driver is adopted, and the TSC read, since the host
+    /// offers reenlightenment.
     Hyperv,
-    /// The same, and nothing is asked for: the host offers reenlightenment.
-    HypervTsc,
+    /// The same, and the page is asked for.
+    HypervPage,
     /// The same, and the counter is asked for.
     HypervMsr,
     /// KVM and Hyper-V, and the driver chooses KVM.
@@ -213,14 +214,13 @@ const KVM_CRASH: Spec = Spec {
 const HYPERV: Spec = Spec {
     name: "hyperv",
     host: Host::Hyperv,
-    module_args: &["mode=page"],
-    expect: HVCLOCK_ADOPTED,
+    expect: TSC_BESIDE_HVCLOCK,
     ..KVM_ADOPT
 };
-const HYPERV_TSC: Spec = Spec {
-    name: "hyperv-tsc",
-    module_args: &[],
-    expect: TSC_BESIDE_HVCLOCK,
+const HYPERV_PAGE: Spec = Spec {
+    name: "hyperv-page",
+    module_args: &["mode=page"],
+    expect: HVCLOCK_ADOPTED,
     ..HYPERV
 };
 const HYPERV_MSR: Spec = Spec {
@@ -342,7 +342,7 @@ impl Flavour {
     /// The flavours of the suite `hyperv`.
     pub const HYPERV: &[Flavour] = &[
         Flavour::Hyperv,
-        Flavour::HypervTsc,
+        Flavour::HypervPage,
         Flavour::HypervMsr,
         Flavour::BothKvm,
         Flavour::BothHyperv,
@@ -368,7 +368,7 @@ impl Flavour {
             Flavour::KvmKexec => &KVM_KEXEC,
             Flavour::KvmCrash => &KVM_CRASH,
             Flavour::Hyperv => &HYPERV,
-            Flavour::HypervTsc => &HYPERV_TSC,
+            Flavour::HypervPage => &HYPERV_PAGE,
             Flavour::HypervMsr => &HYPERV_MSR,
             Flavour::BothKvm => &BOTH_KVM,
             Flavour::BothHyperv => &BOTH_HYPERV,
