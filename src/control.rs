@@ -110,6 +110,9 @@ const TRIES: u32 = 16;
 /// How often the page is compared with the counter where that tells nothing.
 const COMPARE_TRIES: u32 = 4;
 
+/// A second by the time for which the readers are kept waiting for a page: 100 us.
+const PER_SECOND_AWAITED: u64 = 10_000;
+
 /// How often the counter is read where there is no page.
 const FIT_READINGS: u32 = 6;
 
@@ -390,6 +393,20 @@ impl<B: Backend> Control<B> {
             cpu::relax();
         }
         None
+    }
+
+    /// As [`Control::sample`], while the readers wait: as long as a host takes that rewrites the
+    /// page right away, since it is known better from the page what the time is than by the
+    /// counter. `frequency` is that of the TSC.
+    fn sample_until(&self, frequency: Frequency) -> Option<Sample<ParamsOf<B>>> {
+        let begin = rdtsc_ordered();
+        let cycles = frequency.hz() / PER_SECOND_AWAITED;
+        loop {
+            let sample = self.sample();
+            if sample.is_some() || rdtsc_ordered().wrapping_sub(begin) > cycles {
+                return sample;
+            }
+        }
     }
 
     /// As [`Control::sample`], for longer than a host takes to rewrite the page.
@@ -820,7 +837,7 @@ impl<B: Backend> Control<B> {
     ) -> Changed<ParamsOf<B>> {
         let mut found = None;
         if self.has_page() {
-            if let Some(sample) = self.sample() {
+            if let Some(sample) = self.sample_until(expected) {
                 // A page that was not touched is none of the new TSC, unless that is the old one.
                 if sample.params.validate_at(sample.tsc).is_ok()
                     && (sample.version != version || self.agrees(&sample) == Some(true))

@@ -116,7 +116,8 @@ static void results_cycle(int vp)
 	settle();
 	must("migrate khz=2000000");
 	settle();
-	must("migrate khz=%llu", khz);
+	/* The kernel acknowledges at once. What comes before that takes a vector that is held back. */
+	must("migrate khz=%llu notify=lost", khz);
 	ksft_test_result(pending(), "after a migration the emulation is under way\n");
 	ksft_test_result(rdmsr(0, HV_X64_MSR_TSC_FREQUENCY) == khz * 1000,
 			 "the new frequency can be read at once\n");
@@ -124,13 +125,14 @@ static void results_cycle(int vp)
 	ksft_print_msg("meanwhile %.1f kHz\n", seen);
 	ksft_test_result(seen > 1999900 && seen < 2000100 && pending(),
 			 "the old frequency is there until it is acknowledged\n");
-	ksft_test_result(only(vp, 1), "the vector has come once, to VP %d\n", vp);
+	must("heal");
 	begin = ruler_ns();
 	while (pending() && ruler_ns() - begin < 2 * (__u64)NSEC_PER_SEC)
 		sleep_ns(NSEC_PER_SEC / 1000);
 	took = ruler_ns() - begin;
 	seen = ruler_khz();
-	ksft_print_msg("acknowledged within %llu ms more, %.1f kHz\n", took / 1000000, seen);
+	ksft_print_msg("acknowledged within %llu us, %.1f kHz\n", took / 1000, seen);
+	ksft_test_result(only(vp, 1), "the vector has come once, to VP %d\n", vp);
 	ksft_test_result(!pending() && seen > 3099800 && seen < 3100200,
 			 "the kernel acknowledges, and the new one is there\n");
 	ksft_test_result(!wrmsr(0, HV_X64_MSR_TSC_EMULATION_STATUS, 1),
