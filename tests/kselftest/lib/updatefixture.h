@@ -45,6 +45,17 @@ static inline void mode_now(char *mode, size_t size)
 		snprintf(mode, size, "none");
 }
 
+/* A number of the status file; 0 where there is none. */
+static inline long long status_number(const char *key)
+{
+	struct status status;
+	char value[32];
+
+	if (status_read(&status) || !status_get(&status, key, value, sizeof(value)))
+		return 0;
+	return strtoll(value, NULL, 10);
+}
+
 static inline bool mode_is(const char *expected)
 {
 	char mode[32];
