@@ -86,7 +86,9 @@ static void result_status(void)
 
 	for (i = 0; i < ARRAY_SIZE(counters); i++) {
 		if (status_get(&status, counters[i], value, sizeof(value)) &&
-		    (i < 2 || !strcmp(value, "0")))
+		    (i < 2 || !strcmp(value, "0") ||
+		     /* Two CPUs that read the counter may come in the other order. */
+		     (!expects_page() && !strcmp(counters[i], "clamped"))))
 			continue;
 		ksft_print_msg("status: %s: expected %s, seen '%s'\n", counters[i],
 			       i < 2 ? "a number" : "0", value);
@@ -228,7 +230,8 @@ static void result_combination(const char *backend, const char *mode)
 		ok = errno_is("unload", paraclock_unload(), 0) && ok;
 	if (expect.err)
 		ksft_test_result(ok, "%s: refused with %s, and the log says why\n", params,
-				 expect.err == EINVAL ? "EINVAL" : "ENODEV");
+				 expect.err == EINVAL ? "EINVAL" :
+				 expect.err == ENODEV ? "ENODEV" : "EOPNOTSUPP");
 	else
 		ksft_test_result(ok, "%s: backend %s, mode %s, rating %d\n", params,
 				 expect.backend, expect.mode, expect.rating);

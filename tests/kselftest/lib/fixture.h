@@ -57,9 +57,16 @@ static inline struct prospect expected(void)
 	ksft_exit_skip("CPUID shows no clock of a hypervisor\n");
 }
 
+/* The TSC alone is read, and not a page that is there as well. */
+static inline bool expects_tsc(void)
+{
+	return !strcmp(expected().mode, "tsc");
+}
+
+/* There is a page, whether it is read or not. */
 static inline bool expects_page(void)
 {
-	return !strcmp(expected().mode, "page");
+	return strcmp(expected().mode, "msr");
 }
 
 static inline bool expects_vdso(void)

@@ -150,8 +150,11 @@ static struct prospect hyperv(const char *mode)
 	if (host->hyperv_invariant)
 		rating = tsc ? RATING_TSC + RATING_STEP : rating - RATING_HV_INVARIANT;
 	/* Linux arms reenlightenment where it takes itself for a guest of Hyper-V alone. */
-	if (!hyperv_never_changes() && host->kvm_msr)
+	if (tsc && !hyperv_never_changes() && host->kvm_msr) {
+		if (!strcmp(mode, "tsc"))
+			return refused(EOPNOTSUPP, "mode=tsc");
 		tsc = false;
+	}
 	return (struct prospect){
 		.backend = "hyperv",
 		.mode = tsc ? "tsc" : page ? "page" : "msr",
