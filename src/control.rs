@@ -497,7 +497,13 @@ impl<B: Backend> Control<B> {
             };
             Frequency::checked(sample.params.frequency(), other)
         } else {
-            backend.frequency().unwrap_or(Err(Refused::Unknown))
+            // Asked after it was read: what comes later waits for the mutex that is held here.
+            let told = backend.frequency().unwrap_or(Err(Refused::Unknown));
+            if self.is_pending(state) {
+                Err(Refused::Unknown)
+            } else {
+                told
+            }
         };
         match frequency {
             Ok(frequency) => state.frequency = Some(frequency),
@@ -959,7 +965,11 @@ impl<B: Backend> reenlightenment::Handler for Follower<B> {
                 // meanwhile with what is about to become the old TSC.
                 return change.acknowledge();
             }
-            self.control.change_tsc(&mut state, change)?;
+            match self.control.change_tsc(&mut state, change) {
+                // The clocksource was unbound: nobody reads it, and nobody is to wait for it.
+                Err(error) if error == EINVAL => return change.acknowledge(),
+                result => result?,
+            }
         }
         // What the readers go on with can be looked at when the page is there again. Not here:
         // what else follows the TSC, timers for one, waits for the return.
@@ -1023,14 +1033,20 @@ impl<B: Backend> param::Handler<ModeOption> for Arc<Control<B>> {
         };
         let machine = state.machine;
         state.machine.want(base, wanted);
-        self.follow(&mut state).inspect_err(|error| {
-            pr_err!(
-                "mode={}: still in mode {}: error {}\n",
-                wanted.name(),
-                state.mode.name(),
-                error.to_errno()
-            );
-            state.machine = machine;
-        })
+        match self.follow(&mut state) {
+            // The host was at it at that moment. The poll tries again.
+            Err(error) if error == EAGAIN => Ok(()),
+            Err(error) => {
+                pr_err!(
+                    "mode={}: still in mode {}: error {}\n",
+                    wanted.name(),
+                    state.mode.name(),
+                    error.to_errno()
+                );
+                state.machine = machine;
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
     }
 }

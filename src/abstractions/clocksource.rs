@@ -248,7 +248,7 @@ pub(crate) struct Registration<T: Operations> {
 
 // SAFETY: Clocksources may be registered and unregistered by any task; `T` is Send.
 unsafe impl<T: Operations> Send for Registration<T> {}
-// SAFETY: A shared reference gives access to nothing.
+// SAFETY: A shared reference gives access to `update()` alone, which the timekeeping core serialises.
 unsafe impl<T: Operations> Sync for Registration<T> {}
 
 impl<T: Operations> Registration<T> {

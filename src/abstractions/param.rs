@@ -10,7 +10,10 @@
 use crate::bindings;
 use core::{
     cell::UnsafeCell,
-    marker::PhantomData, //
+    marker::{
+        PhantomData,
+        PhantomPinned, //
+    }, //
 };
 use kernel::{
     error::from_result,
@@ -169,6 +172,9 @@ impl<T: ModuleParam> kernel::fmt::Display for Shown<T> {
 pub(crate) struct Registration<T: ModuleParam + Send + 'static, H: Handler<T>> {
     parameter: &'static Parameter<T>,
     handler: H,
+    // The parameter has a pointer to the handler.
+    #[pin]
+    _pin: PhantomPinned,
 }
 
 impl<T: ModuleParam + Send + 'static, H: Handler<T>> Registration<T, H> {
@@ -184,6 +190,7 @@ impl<T: ModuleParam + Send + 'static, H: Handler<T>> Registration<T, H> {
         try_pin_init!(&this in Self {
             parameter,
             handler,
+            _pin: PhantomPinned,
             _: {
                 let _locked = Locked::new();
                 // SAFETY: `handler` is initialised and stays where it is, pinned, until drop has

@@ -33,7 +33,7 @@ pub(crate) struct Periodic<T: Task> {
 
 // SAFETY: Work may be queued and cancelled by any task; `T` is Send.
 unsafe impl<T: Task> Send for Periodic<T> {}
-// SAFETY: A shared reference gives access to nothing.
+// SAFETY: A shared reference gives access to `begin()` alone, and the workqueue serialises that.
 unsafe impl<T: Task> Sync for Periodic<T> {}
 
 impl<T: Task> Periodic<T> {
