@@ -40,14 +40,14 @@ impl Change<'_> {
 /// One that takes part in a change of the TSC.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// The TSC is about to change: has to call [`Change::acknowledge`] at the moment that suits
-    /// it. If it does not, that is done when it returns.
+    /// it. If it does not and returns `Ok`, that is done then.
     ///
     /// Context: may sleep, on a thread of its own, with a real-time priority; the lock held that
     /// registering takes, so no lock may be held there that is taken here.
     ///
     /// # Errors
     ///
-    /// Are logged.
+    /// Are logged. The TSC stays the old one, emulated, and the handler is called again later.
     fn change(&self, change: &Change<'_>) -> Result;
 }
 

@@ -23,6 +23,8 @@
 //! of a page and the next instruction of a vCPU.
 #![cfg(loom)]
 
+mod word;
+
 use loom::{
     model::Builder,
     sync::{
@@ -41,54 +43,15 @@ use paraclock_unit::logic::{
     pvclock::{Params, TSC_STABLE_BIT, judge},
     reader::{Env, Event, GRACE_US, Reader, Reading, read_own},
     snapshot::Snapshot,
-    word::Word as SharedWord,
+    word::Word as _,
 };
+use word::Word;
 
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;
     builder.check(model);
-}
-
-struct Word(AtomicU64);
-
-impl Word {
-    fn zero() -> Self {
-        Self(AtomicU64::new(0))
-    }
-}
-
-impl SharedWord for Word {
-    fn load(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-
-    fn load_acquire(&self) -> u64 {
-        self.0.load(Acquire)
-    }
-
-    fn store(&self, value: u64) {
-        self.0.store(value, Relaxed);
-    }
-
-    fn store_release(&self, value: u64) {
-        self.0.store(value, Release);
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.0
-            .compare_exchange(old, new, AcqRel, Acquire)
-            .map(|_| ())
-    }
-
-    fn rmb(&self) {
-        fence(Acquire);
-    }
-
-    fn wmb(&self) {
-        fence(Release);
-    }
 }
 
 /// How a host writes a page.

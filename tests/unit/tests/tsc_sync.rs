@@ -7,13 +7,14 @@
 //! (`tsc_sync_loom.rs`).
 #![cfg(not(loom))]
 
+mod word;
+
 use paraclock_unit::logic::{
     tsc_adjust::{Check as What, Input, MAX_RUNS, Outcome, Place, Reason, Step, Verdict, decide},
     tsc_sync::{
         Bounds, Busy, Check, Env, MAX_SAMPLES, Measured, Progress, Role, STANDS_STILL, Seen, Side,
         WAIT_TURNS, WAIT_US,
     },
-    word::Word as SharedWord,
 };
 use proptest::prelude::*;
 use std::{
@@ -22,53 +23,13 @@ use std::{
         Arc,
         atomic::{
             AtomicI64, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release, SeqCst},
-            fence,
+            Ordering::{Relaxed, SeqCst},
         },
     },
     thread,
     time::{Duration, Instant},
 };
-
-struct Word(AtomicU64);
-
-impl Word {
-    fn zero() -> Self {
-        Self(AtomicU64::new(0))
-    }
-}
-
-impl SharedWord for Word {
-    fn load(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-
-    fn load_acquire(&self) -> u64 {
-        self.0.load(Acquire)
-    }
-
-    fn store(&self, value: u64) {
-        self.0.store(value, Relaxed);
-    }
-
-    fn store_release(&self, value: u64) {
-        self.0.store(value, Release);
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.0
-            .compare_exchange(old, new, SeqCst, Acquire)
-            .map(|_| ())
-    }
-
-    fn rmb(&self) {
-        fence(Acquire);
-    }
-
-    fn wmb(&self) {
-        fence(Release);
-    }
-}
+use word::Word;
 
 /// What a simulated TSC does.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,63 +9,21 @@
 //! ```
 #![cfg(loom)]
 
+mod word;
+
 use loom::{
     model::Builder,
     sync::{
         Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-            fence,
-        },
+        atomic::{AtomicU64, Ordering::AcqRel},
     },
     thread,
 };
 use paraclock_unit::logic::{
     tsc_adjust::Outcome,
     tsc_sync::{Bounds, Busy, Check, Env, Measured, Role, Side, Ticket},
-    word::Word as SharedWord,
 };
-
-struct Word(AtomicU64);
-
-impl Word {
-    fn zero() -> Self {
-        Self(AtomicU64::new(0))
-    }
-}
-
-impl SharedWord for Word {
-    fn load(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-
-    fn load_acquire(&self) -> u64 {
-        self.0.load(Acquire)
-    }
-
-    fn store(&self, value: u64) {
-        self.0.store(value, Relaxed);
-    }
-
-    fn store_release(&self, value: u64) {
-        self.0.store(value, Release);
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
-        self.0
-            .compare_exchange(old, new, AcqRel, Acquire)
-            .map(|_| ())
-    }
-
-    fn rmb(&self) {
-        fence(Acquire);
-    }
-
-    fn wmb(&self) {
-        fence(Release);
-    }
-}
+use word::Word;
 
 /// Both CPUs' TSC: every reading is later than those before it.
 struct Tsc(AtomicU64);
