@@ -192,6 +192,11 @@ pub(crate) struct Statistics {
     pub(crate) last_ns: u64,
     /// The longest of that.
     pub(crate) worst_ns: u64,
+    /// What the last one took of its CPU, in TSC cycles: all of it, but for the host's part where
+    /// that has changed the TSC.
+    pub(crate) last_cycles: u64,
+    /// The most of that.
+    pub(crate) worst_cycles: u64,
     /// What was made good in the last one of what the clock was ahead, in ns; negative where it was
     /// behind.
     pub(crate) correction_ns: i64,
@@ -247,8 +252,10 @@ impl<P> State<P> {
 
 impl Statistics {
     /// Counts a change that has come about.
-    fn count(&mut self, passed: &Passed, ahead_before: Span) {
+    fn count(&mut self, passed: &Passed, ahead_before: Span, cycles: u64) {
         self.brackets += 1;
+        self.last_cycles = cycles;
+        self.worst_cycles = self.worst_cycles.max(cycles);
         self.last_ns = passed.elapsed.ns;
         self.worst_ns = self.worst_ns.max(self.last_ns);
         self.correction_ns = whole_ns(ahead_before - passed.ahead);
@@ -672,7 +679,7 @@ impl<B: Backend> Control<B> {
         }
         let resumed = self.clock.resumed.load();
         let mut entered = None;
-        self.clocksource.update(
+        let around = self.clocksource.update(
             Some(&Clock::readers(Mode::Tsc, VdsoClockMode::Tsc)),
             |bracket| {
                 bracket.set_tsc_frequency(frequency)?;
@@ -698,7 +705,7 @@ impl<B: Backend> Control<B> {
         )?;
         let (anchor, passed) = entered.ok_or(EINVAL)?;
         let ahead = state.ahead();
-        state.statistics.count(&passed, ahead);
+        state.statistics.count(&passed, ahead, around.cycles());
         state.anchor = Some(Anchor {
             ahead: passed.ahead,
             ..anchor
@@ -730,7 +737,8 @@ impl<B: Backend> Control<B> {
             _ => None,
         };
         let mut left = None;
-        self.clocksource
+        let around = self
+            .clocksource
             .update(Some(&Clock::readers(mode, vdso)), |bracket| {
                 bracket.set_frequency(1, B::COUNT_HZ)?;
                 let count = if state.mode == mode {
@@ -750,7 +758,7 @@ impl<B: Backend> Control<B> {
             })?;
         if let Some(passed) = left {
             let ahead = state.ahead();
-            state.statistics.count(&passed, ahead);
+            state.statistics.count(&passed, ahead, around.cycles());
             state.ahead = passed.ahead;
         }
         state.anchor = None;
@@ -806,16 +814,22 @@ impl<B: Backend> Control<B> {
                 time: changed.passed.elapsed,
             }))
         });
-        let Some(changed) = changed else {
+        let (Some(changed), Ok(around)) = (changed, result) else {
+            let result = result.map(|_| ());
             state.statistics.failed += 1;
             trace::update_end(Mode::Tsc, result, 0, 0);
             return result;
         };
-        state.statistics.count(&changed.passed, ahead);
+        // Each at the frequency of then; how long the host took is in neither.
+        let cycles = acknowledged
+            .0
+            .wrapping_sub(around.before)
+            .wrapping_add(around.after.wrapping_sub(acknowledged.1));
+        state.statistics.count(&changed.passed, ahead, cycles);
         trace::acknowledge(acknowledged.0, acknowledged.1, changed.frequency.hz());
         trace::update_end(
             Mode::Tsc,
-            result,
+            Ok(()),
             state.statistics.last_ns,
             state.statistics.correction_ns,
         );
@@ -929,14 +943,15 @@ impl<B: Backend> Control<B> {
                 time: passed.elapsed,
             }))
         });
-        if let Some((params, frequency, passed)) = corrected {
-            state.statistics.count(&passed, ahead);
+        if let (Some((params, frequency, passed)), Ok(around)) = (corrected, result) {
+            state.statistics.count(&passed, ahead, around.cycles());
             state.frequency = Some(frequency);
             state.anchor = Some(Anchor {
                 line: Line::Page(params),
                 ahead: passed.ahead,
             });
         }
+        let result = result.map(|_| ());
         trace::update_end(
             Mode::Tsc,
             result,

@@ -54,6 +54,8 @@ impl<B: Backend> Show for Status<B> {
         writeln!(f, "brackets_failed: {}", statistics.failed)?;
         writeln!(f, "bracket_last_ns: {}", statistics.last_ns)?;
         writeln!(f, "bracket_worst_ns: {}", statistics.worst_ns)?;
+        writeln!(f, "bracket_last_cycles: {}", statistics.last_cycles)?;
+        writeln!(f, "bracket_worst_cycles: {}", statistics.worst_cycles)?;
         writeln!(f, "correction_last_ns: {}", statistics.correction_ns)?;
         writeln!(f, "held: {}", statistics.held)?;
         writeln!(f, "jumps: {}", statistics.jumps)?;

@@ -197,6 +197,20 @@ pub(crate) struct Elapsed {
     pub(crate) time: elapsed::Elapsed,
 }
 
+/// The TSC of this CPU around an update: before the readers were stopped, and when they had gone on.
+#[derive(Clone, Copy)]
+pub(crate) struct Around {
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+}
+
+impl Around {
+    /// What lies between, in cycles.
+    pub(crate) fn cycles(&self) -> u64 {
+        self.after.wrapping_sub(self.before)
+    }
+}
+
 /// An update that is under way: see [`Registration::update`].
 pub(crate) struct Bracket<'a> {
     clocksource: &'a Opaque<bindings::clocksource>,
@@ -310,12 +324,13 @@ impl<T: Operations> Registration<T> {
     ///
     /// `EINVAL` where the clocksource was unbound, `EBUSY` in `f` of another update, `EAGAIN` while
     /// timekeeping is suspended; those of `f`.
-    pub(crate) fn update<F>(&self, mode: Option<&Mode<T>>, f: F) -> Result
+    pub(crate) fn update<F>(&self, mode: Option<&Mode<T>>, f: F) -> Result<Around>
     where
         F: FnOnce(&mut Bracket<'_>) -> Result<Option<Elapsed>>,
     {
         let mode = mode.map_or(core::ptr::null(), |mode| &raw const mode.raw);
         let mut cycles = 0;
+        let before = rdtsc_ordered();
         // SAFETY: The clocksource stays where it is until drop, and one that is not registered is
         // refused. By its invariant the mode's functions take it. What is begun is ended below.
         to_result(unsafe {
@@ -338,7 +353,8 @@ impl<T: Operations> Registration<T> {
             .map_or(core::ptr::null(), core::ptr::from_ref);
         // SAFETY: Ends what was begun above; the pointer is null or that of a local variable.
         unsafe { bindings::clocksource_end_update(self.clocksource.get(), elapsed) };
-        result.map(|_| ())
+        let after = rdtsc_ordered();
+        result.map(|_| Around { before, after })
     }
 
     /// The data of the registration whose clocksource is given.
