@@ -9,7 +9,8 @@
 #   SUITE=    one suite of `make check`
 #   HOST=     what the guest of `make demo`, `make shell` and `make bench` is shown of its hypervisor:
 #             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has limits for.
-#             `make demo HOST=migrate` shows the clock through a few migrations
+#             `make demo HOST=migrate` shows the clock through a few migrations; `make bench` knows
+#             kvm, hyperv, migrate and migrate-kvm
 #   MIGRATIONS=  through how many the longest test of the suite `update` goes; 400 without it
 #   BENCH_DRIFT_SECONDS=  over how long `make bench` compares each clock with the host's
 

@@ -11,12 +11,12 @@
  * seconds, on the assumption that the TSC counts nanoseconds.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/bench.h"
 #include "lib/clock.h"
 #include "lib/clocksource.h"
 #include "lib/files.h"
@@ -32,21 +32,6 @@
 
 #define KBENCH_KO	MODULE_DIR "/paraclock_bench.ko"
 #define KBENCH_RESULT	DEBUGFS "/paraclock_bench/result"
-
-/* The clock whose turn it is. */
-static char clock_name_now[CS_NAME], mode_now[16];
-
-static void figure(const char *name, const char *unit, long long value)
-{
-	printf("bench: clock=%s mode=%s name=%s unit=%s value=%lld\n", clock_name_now, mode_now,
-	       name, unit, value);
-}
-
-static int complain(const char *what, int err)
-{
-	fprintf(stderr, "clockbench: %s: %s: %s\n", clock_name_now, what, strerror(-err));
-	return 1;
-}
 
 /*
  * A reading of the clocks by the kernel carries nanoseconds over to the second or does not, by what
@@ -89,9 +74,9 @@ static void readings(void)
 
 	for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
 		snprintf(name, sizeof(name), "vdso.%s", ids[i].name);
-		figure(name, "instructions", least_ticks(vdso_clock_gettime, ids[i].id));
+		bench_figure(name, "instructions", least_ticks(vdso_clock_gettime, ids[i].id));
 		snprintf(name, sizeof(name), "syscall.%s", ids[i].name);
-		figure(name, "instructions", least_ticks(clock_gettime_syscall, ids[i].id));
+		bench_figure(name, "instructions", least_ticks(clock_gettime_syscall, ids[i].id));
 	}
 }
 
@@ -104,12 +89,12 @@ static int kernel_readings(void)
 
 	err = file_read(KBENCH_RESULT, text, sizeof(text));
 	if (err < 0)
-		return complain(KBENCH_RESULT, err);
-	snprintf(own, sizeof(own), "read:%s", clock_name_now);
+		return bench_complain(KBENCH_RESULT, err);
+	snprintf(own, sizeof(own), "read:%s", bench_clock());
 	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		value = strrchr(line, ' ');
 		if (!value)
-			return complain(KBENCH_RESULT, -EINVAL);
+			return bench_complain(KBENCH_RESULT, -EINVAL);
 		*value++ = '\0';
 		if (!strcmp(line, own))
 			snprintf(name, sizeof(name), "kernel.read");
@@ -117,7 +102,7 @@ static int kernel_readings(void)
 			snprintf(name, sizeof(name), "kernel.%s", line);
 		else
 			continue;
-		figure(name, "instructions", atoll(value));
+		bench_figure(name, "instructions", atoll(value));
 	}
 	return 0;
 }
@@ -135,22 +120,22 @@ static int hotplug(int online)
 		start = rdtsc_ordered() - start;
 		down = start < down ? start : down;
 		if (err)
-			return complain("a CPU does not go down", err);
+			return bench_complain("a CPU does not go down", err);
 		start = rdtsc_ordered();
 		err = cpu_set_online(online - 1, true);
 		start = rdtsc_ordered() - start;
 		up = start < up ? start : up;
 		if (err)
-			return complain("a CPU does not come up", err);
+			return bench_complain("a CPU does not come up", err);
 	}
 	snprintf(name, sizeof(name), "cpus%d.down", online);
-	figure(name, "ticks", down);
+	bench_figure(name, "ticks", down);
 	snprintf(name, sizeof(name), "cpus%d.up", online);
-	figure(name, "ticks", up);
+	bench_figure(name, "ticks", up);
 	snprintf(name, sizeof(name), "cpus%d.vdso.monotonic", online);
-	figure(name, "instructions", least_ticks(vdso_clock_gettime, CLOCK_MONOTONIC));
+	bench_figure(name, "instructions", least_ticks(vdso_clock_gettime, CLOCK_MONOTONIC));
 	snprintf(name, sizeof(name), "cpus%d.syscall.monotonic", online);
-	figure(name, "instructions", least_ticks(clock_gettime_syscall, CLOCK_MONOTONIC));
+	bench_figure(name, "instructions", least_ticks(clock_gettime_syscall, CLOCK_MONOTONIC));
 	return 0;
 }
 
@@ -183,8 +168,8 @@ static void drift(unsigned int seconds)
 	sleep(seconds);
 	after = anchored(&tsc_after);
 	off = (__s64)((after - before) - (tsc_after - tsc_before));
-	figure("drift.over", "s", seconds);
-	figure("drift.off", "ns", off);
+	bench_figure("drift.over", "s", seconds);
+	bench_figure("drift.off", "ns", off);
 }
 
 /* What it takes to load and to unload the driver, while it is not selected. */
@@ -198,172 +183,63 @@ static int module_turns(const char *params)
 	if (!err)
 		err = cs_select(other);
 	if (err)
-		return complain("no other clocksource", err);
+		return bench_complain("no other clocksource", err);
 	for (turn = 0; turn < TURNS; turn++) {
 		start = rdtsc_ordered();
 		err = paraclock_load(params);
 		start = rdtsc_ordered() - start;
 		if (err)
-			return complain("insmod", err);
+			return bench_complain("insmod", err);
 		load = start < load ? start : load;
 		if (turn == 0 &&
 		    file_read("/sys/module/" MODULE_NAME "/coresize", size, sizeof(size)) > 0)
-			figure("module.core", "bytes", atoll(size));
+			bench_figure("module.core", "bytes", atoll(size));
 		start = rdtsc_ordered();
 		err = module_unload(MODULE_NAME);
 		start = rdtsc_ordered() - start;
 		if (err)
-			return complain("rmmod", err);
+			return bench_complain("rmmod", err);
 		unload = start < unload ? start : unload;
 	}
-	figure("module.insmod", "ticks", load);
-	figure("module.rmmod", "ticks", unload);
+	bench_figure("module.insmod", "ticks", load);
+	bench_figure("module.rmmod", "ticks", unload);
 	return 0;
-}
-
-/* Whose turn it is: loads it where it is the driver's, and selects it. */
-static int begin(const char *what, bool first)
-{
-	const char *params = strchr(what, ':');
-	struct status status;
-	int err;
-
-	snprintf(clock_name_now, sizeof(clock_name_now), "%.*s", (int)strcspn(what, ":"), what);
-	strcpy(mode_now, "-");
-	params = params ? params + 1 : "";
-	if (!strcmp(clock_name_now, MODULE_NAME)) {
-		err = paraclock_load(params);
-		if (!err)
-			err = status_read(&status);
-		if (!err && !status_get(&status, "mode", mode_now, sizeof(mode_now)))
-			err = -EINVAL;
-		if (err)
-			return complain("insmod", err);
-		if (first) {
-			err = paraclock_unload();
-			if (err)
-				return complain("rmmod", err);
-			if (module_turns(params))
-				return 1;
-			err = paraclock_load(params);
-			if (err)
-				return complain("insmod", err);
-		}
-	}
-	err = cs_is_available(clock_name_now) ? cs_select(clock_name_now) : -ENOENT;
-	return err ? complain("cannot be selected", err) : 0;
-}
-
-/* A figure that is not of this clock is none. */
-static int end(void)
-{
-	int err = cs_is_current(clock_name_now) ? paraclock_unload() : -EAGAIN;
-
-	return err ? complain("is not current any more", err) : 0;
 }
 
 static int on_one_cpu(const char *what, unsigned int seconds)
 {
-	if (begin(what, true))
+	if (bench_begin(what))
+		return 1;
+	if (bench_of_driver() &&
+	    (bench_end() || module_turns(bench_parameters(what)) || bench_begin(what)))
 		return 1;
 	readings();
 	if (kernel_readings())
 		return 1;
 	if (seconds)
 		drift(seconds);
-	return end();
+	return bench_end();
 }
 
 static int on_cpus(const char *what, int online)
 {
-	return begin(what, false) || hotplug(online) || end();
-}
-
-/*
- * Wakes up now and then on the first CPU. Where all CPUs of the guest share one of a host that is
- * emulated, a CPU that comes up may otherwise spin until the next timer of another one fires.
- */
-static void *tick(void *arg)
-{
-	pin_to_cpu(0);
-	for (;;)
-		sleep_ns(NSEC_PER_SEC / 50);
-	return arg;
-}
-
-/* Brings all CPUs up, or all but the first down. */
-static int all_cpus(bool online)
-{
-	char path[64];
-	int cpu, err;
-
-	for (cpu = 1; ; cpu++) {
-		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
-		if (!file_exists(path))
-			return 0;
-		err = cpu_set_online(cpu, online);
-		if (err) {
-			fprintf(stderr, "clockbench: cpu%d: %s\n", cpu, strerror(-err));
-			return 1;
-		}
-	}
+	return bench_begin(what) || hotplug(online) || bench_end();
 }
 
 int main(int argc, char **argv)
 {
-	char original[CS_NAME] = "", path[64];
 	unsigned int seconds = 0;
-	int option, err, i, online, failed = 0;
-	pthread_t ticker;
+	int err, i, failed;
 
-	while ((option = getopt(argc, argv, "d:")) == 'd')
-		seconds = atoi(optarg);
-	if (option != -1 || optind == argc) {
-		fprintf(stderr, "Usage: %s [-d SECONDS] CLOCKSOURCE[:PARAMETERS]...\n", argv[0]);
-		return 2;
-	}
-	if (clock_init()) {
-		fprintf(stderr, "clockbench: no vDSO in this process\n");
-		return 1;
-	}
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	debugfs_mount();
+	failed = bench_init(argc, argv, &seconds);
+	if (failed)
+		return failed;
 	err = module_load(KBENCH_KO, "");
 	if (err && err != -EEXIST) {
 		fprintf(stderr, "clockbench: %s: %s\n", KBENCH_KO, strerror(-err));
-		return 1;
+		return bench_exit(1);
 	}
-	cs_current(original, sizeof(original));
-	err = paraclock_unload();
-	if (err) {
-		fprintf(stderr, "clockbench: rmmod: %s\n", strerror(-err));
-		return 1;
-	}
-	/* One CPU, so that no run is split between two. */
-	pin_to_cpu(0);
-	if (pthread_create(&ticker, NULL, tick, NULL)) {
-		fprintf(stderr, "clockbench: no thread\n");
-		return 1;
-	}
-	/* The first time costs more than any other. */
-	failed |= all_cpus(true) || all_cpus(false);
 	for (i = optind; i < argc; i++)
 		failed |= on_one_cpu(argv[i], seconds);
-	/* The others come up one after the other, and stay. */
-	for (online = 2; !failed; online++) {
-		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", online - 1);
-		if (!file_exists(path))
-			break;
-		/* By a clock that is cheap to read: the kernel waits for the CPU, and looks at it. */
-		err = cs_select(original);
-		if (!err)
-			err = cpu_set_online(online - 1, true);
-		if (err)
-			failed |= complain("a CPU does not come up", err);
-		/* Powers of 2. */
-		for (i = optind; !(online & (online - 1)) && i < argc; i++)
-			failed |= on_cpus(argv[i], online);
-	}
-	cs_select(original);
-	return failed;
+	return bench_exit(failed || bench_on_cpus(argc, argv, on_cpus));
 }

@@ -2,7 +2,7 @@
 
 //! Plots of the figures, as SVG.
 
-use crate::figure::{Figure, OURS};
+use crate::figure::{Figure, NONE, OURS};
 use anyhow::{Context, Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -72,11 +72,26 @@ pub fn all(figures: &[Figure], dir: &Path) -> Result<Vec<PathBuf>> {
                 )?);
             }
         }
-        for way in ["up", "down"] {
-            let series = scale(figures, host, way);
+        for (name, what, unit, scale_by) in [
+            ("up", "cpu-up", "A CPU up, millions of ticks", 1e6),
+            ("down", "cpu-down", "A CPU down, millions of ticks", 1e6),
+            (
+                "update.bracket",
+                "update-bracket",
+                "An update, instructions from begin to end",
+                1.0,
+            ),
+            (
+                "update.ack",
+                "update-ack",
+                "From the interrupt to the acknowledgement, thousands of instructions",
+                1e3,
+            ),
+        ] {
+            let series = scale(figures, host, name, scale_by);
             if !series.is_empty() {
-                let title = format!("A CPU {way}, millions of ticks by CPUs online, {host}");
-                files.push(drawn(dir, &format!("cpu-{way}-{host}.svg"), |a| {
+                let title = format!("{unit} by CPUs online, {host}");
+                files.push(drawn(dir, &format!("{what}-{host}.svg"), |a| {
                     lines(a, &title, &series)
                 })?);
             }
@@ -92,7 +107,7 @@ pub fn all(figures: &[Figure], dir: &Path) -> Result<Vec<PathBuf>> {
                 "vdso.monotonic.median" => "vDSO, median",
                 _ => return None,
             };
-            let clock = if f.clock == OURS {
+            let clock = if f.clock == OURS && f.host != NONE {
                 format!("{} {}", f.clock, f.host)
             } else {
                 f.column()
@@ -112,18 +127,24 @@ pub fn all(figures: &[Figure], dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The cost of a CPU by the number of those online, for each clock.
-fn scale(figures: &[Figure], host: &str, way: &str) -> Vec<(String, Vec<(f64, f64)>)> {
+/// A figure, divided by `scale_by`, by the number of CPUs online, for each clock.
+fn scale(
+    figures: &[Figure],
+    host: &str,
+    name: &str,
+    scale_by: f64,
+) -> Vec<(String, Vec<(f64, f64)>)> {
     let mut series: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
     for f in figures.iter().filter(|f| f.host == host) {
-        let cpus = f.name.strip_prefix("cpus").and_then(|rest| {
-            rest.strip_suffix(way)?
-                .strip_suffix('.')?
-                .parse::<f64>()
-                .ok()
-        });
+        let cpus = match f.name.strip_prefix("cpus") {
+            _ if f.name == name => Some(1.0),
+            Some(rest) => rest
+                .strip_suffix(name)
+                .and_then(|rest| rest.strip_suffix('.')?.parse::<f64>().ok()),
+            None => None,
+        };
         if let Some(cpus) = cpus {
-            let point = (cpus, f.value / 1e6);
+            let point = (cpus, f.value / scale_by);
             let column = f.column();
             match series.iter_mut().find(|(name, _)| *name == column) {
                 Some((_, points)) => points.push(point),

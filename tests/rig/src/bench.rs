@@ -13,7 +13,7 @@ use crate::progress::Step;
 use crate::session::Limits as Patience;
 use crate::suite;
 use crate::verdict::Verdict;
-use crate::vm::{Host, Task};
+use crate::vm::{Flavour, Host, Task};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use paraclock_bench::figure::{self, Figure};
@@ -29,7 +29,33 @@ use std::time::Duration;
 const RUNS: usize = 2;
 /// How long each clock is compared with the reference, where nobody asks for longer.
 const DRIFT_SECONDS: u64 = 5;
+/// The host of the guests in which the driver registers pages of its own.
+const OWN_PAGES: &str = "own-pages";
 const DRIFT_VARIABLE: &str = "BENCH_DRIFT_SECONDS";
+
+/// Whose guest is measured, by the names of `limits.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Guest {
+    /// KVM's clock, on a real KVM
+    Kvm,
+    /// Hyper-V's, as KVM emulates it
+    Hyperv,
+    /// Hyper-V's on the test host, through migrations
+    Migrate,
+    /// KVM's on the test host, likewise
+    MigrateKvm,
+}
+
+impl Guest {
+    fn flavour(self) -> Flavour {
+        match self {
+            Guest::Kvm => Host::Kvm.flavour(),
+            Guest::Hyperv => Host::Hyperv.flavour(),
+            Guest::Migrate => Flavour::BenchHyperv,
+            Guest::MigrateKvm => Flavour::BenchKvm,
+        }
+    }
+}
 
 /// `build/bench/results.json`
 #[derive(Serialize)]
@@ -61,12 +87,12 @@ pub fn guest_words() -> Vec<String> {
 }
 
 /// Judges the limits of one host, or of all.
-pub fn run(cx: &Context, host: Option<Host>) -> Result<()> {
+pub fn run(cx: &Context, host: Option<Guest>) -> Result<()> {
     let limits = Limits::load(&cx.root.join("tests/bench/limits.toml"))?;
     let drift = drift_seconds()?;
     let mut hosts = Vec::new();
     for name in limits.hosts() {
-        let known = Host::from_str(name, false).map_err(|e| {
+        let known = Guest::from_str(name, false).map_err(|e| {
             anyhow::anyhow!("tests/bench/limits.toml names a host that the rig does not know: {e}")
         })?;
         if host.is_none_or(|wanted| wanted == known) {
@@ -86,7 +112,13 @@ pub fn run(cx: &Context, host: Option<Host>) -> Result<()> {
     for (name, host) in hosts {
         let mut runs = Vec::new();
         for number in 1..=RUNS {
-            let (mut run, log) = count(cx, host, name, number, drift)?;
+            let (mut run, log) = count(
+                cx,
+                host.flavour(),
+                name,
+                &format!("bench-{name}-{number}"),
+                drift,
+            )?;
             limits.compare(&mut run);
             let exceeded = limits.exceeded(name, &run);
             over.extend(
@@ -108,6 +140,7 @@ pub fn run(cx: &Context, host: Option<Host>) -> Result<()> {
         }
         figures.append(&mut runs[0]);
     }
+    let memory = memory(cx)?;
     let native = nanoseconds(cx, &out)?;
     let machine = &native.machine;
     text += &format!(
@@ -132,10 +165,13 @@ pub fn run(cx: &Context, host: Option<Host>) -> Result<()> {
     for size in &sizes {
         text += &format!("    {:<28}{:>10}\n", size.name, table::number(size.value));
     }
+    text += "\nmemory taken while it is loaded with pages of its own, by the number of possible CPUs\n\n";
+    text += &table::of_host(&memory, OWN_PAGES);
     text += &format!("\nrepeated\n\n{repeated}");
     let (below, at, above) = table::tally(&figures);
     figures.extend(native.figures.iter().cloned());
     figures.extend(sizes);
+    figures.extend(memory);
     write(cx, &out, &text, &native, &figures)?;
     print!("{text}");
     println!();
@@ -175,12 +211,22 @@ fn write(cx: &Context, out: &Path, text: &str, native: &Native, figures: &[Figur
     Ok(())
 }
 
-/// Runs one host's guest, and returns its figures and its log.
+/// What memory the driver takes, by the number of possible CPUs, with pages of its own.
+fn memory(cx: &Context) -> Result<Vec<Figure>> {
+    let mut all = Vec::new();
+    for &flavour in Flavour::BENCH_MEMORY {
+        let (mut figures, _) = count(cx, flavour, OWN_PAGES, flavour.name(), 0)?;
+        all.append(&mut figures);
+    }
+    Ok(all)
+}
+
+/// Runs a guest, and returns its figures and its log.
 fn count(
     cx: &Context,
-    host: Host,
-    name: &str,
-    number: usize,
+    flavour: Flavour,
+    host: &str,
+    logs: &str,
     drift: u64,
 ) -> Result<(Vec<Figure>, String)> {
     // Emulated time runs about as fast as real time, and there are up to five clocks.
@@ -191,8 +237,7 @@ fn count(
         run: Duration::from_secs(900) + slow,
         ..Patience::default()
     };
-    let logs = format!("bench-{name}-{number}");
-    let done = suite::run_one(cx, Task::Bench, host.flavour(), &logs, patience, false)?;
+    let done = suite::run_one(cx, Task::Bench, flavour, logs, patience, false)?;
     let log = log_of(cx, &done.log);
     if !matches!(done.verdict, Verdict::Finished { status: 0 }) {
         bail!(
@@ -205,7 +250,7 @@ fn count(
         .iter()
         .filter(|l| !l.kernel)
         .map(|l| l.text.as_str());
-    let figures = figure::parse_all(lines, name)
+    let figures = figure::parse_all(lines, host)
         .with_context(|| format!("the guest's figures (log: {log})"))?;
     if figures.is_empty() {
         bail!("the guest printed no figure (log: {log})");
@@ -265,7 +310,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let limits = Limits::load(&root.join("tests/bench/limits.toml")).unwrap();
         for host in limits.hosts() {
-            assert!(Host::from_str(host, false).is_ok(), "{host}");
+            assert!(Guest::from_str(host, false).is_ok(), "{host}");
         }
     }
 

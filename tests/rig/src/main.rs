@@ -118,7 +118,7 @@ enum Command {
     Bench {
         /// Whose clocks; without it, all that there are limits for
         #[arg(long, value_enum)]
-        host: Option<Host>,
+        host: Option<bench::Guest>,
     },
 }
 

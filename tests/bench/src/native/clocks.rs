@@ -234,6 +234,13 @@ impl Kernel<'_> {
         );
         clocks.add(
             "read",
+            "paraclock",
+            "tsc",
+            "-",
+            Call::Read(driver::read_tsc, std::ptr::null()),
+        );
+        clocks.add(
+            "read",
             "kvm-clock",
             "-",
             "kvm",

@@ -230,6 +230,15 @@ pub unsafe fn hyperv(page: *const c_void) -> Clock<HypervPage> {
     unsafe { clock(page) }
 }
 
+/// `Registration::read_tsc()`: mode `tsc`.
+///
+/// # Safety
+///
+/// None.
+pub unsafe extern "C" fn read_tsc(_clock: *const c_void) -> u64 {
+    rdtsc_ordered()
+}
+
 /// # Safety
 ///
 /// `clock` has to be one of [`kvm`].

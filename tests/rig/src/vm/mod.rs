@@ -3,6 +3,7 @@
 //! The machines: what is booted, how, and in what image.
 
 pub mod direct;
+pub mod icount;
 pub mod initramfs;
 pub mod outer;
 pub mod probe;
@@ -83,6 +84,9 @@ pub struct Expect {
     pub owner: &'static str,
 }
 
+/// All but the first are offline until it is their turn: see [`crate::bench::guest_words`].
+const BENCH_VCPUS: u32 = 8;
+
 /// A guest, how the driver is loaded in it, and what has to come of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Flavour {
@@ -125,6 +129,14 @@ pub enum Flavour {
     UpdateHyperv,
     /// The test host as a Hyper-V that promises an invariant TSC and does not keep to it: the kernel takes `tsc`.
     UpdateControl,
+    /// The test host as Hyper-V, where instructions are counted.
+    BenchHyperv,
+    /// The same as KVM.
+    BenchKvm,
+    /// The same with pages of the driver's own, for so many possible CPUs.
+    BenchOwn1,
+    BenchOwn4,
+    BenchOwn16,
 }
 
 /// All that is to be known of a flavour; whoever acts on it reads it here.
@@ -251,26 +263,26 @@ const BOTH_CRASH: Spec = Spec {
     second: Some(Second::Crash),
     ..BOTH_HYPERV
 };
+const HYPERV_SHAPE: Shape = Shape {
+    vcpus: 4,
+    device: true,
+    hyperv: true,
+    kvm: false,
+    invtsc: false,
+};
 const HOST_HYPERV: Spec = Spec {
     name: "host-hyperv",
-    test_host: Some(Shape {
-        vcpus: 4,
-        device: true,
-        hyperv: true,
-        kvm: false,
-        invtsc: false,
-    }),
+    test_host: Some(HYPERV_SHAPE),
     ..HYPERV
+};
+const KVM_SHAPE: Shape = Shape {
+    hyperv: false,
+    kvm: true,
+    ..HYPERV_SHAPE
 };
 const HOST_KVM: Spec = Spec {
     name: "host-kvm",
-    test_host: Some(Shape {
-        vcpus: 4,
-        device: true,
-        hyperv: false,
-        kvm: true,
-        invtsc: false,
-    }),
+    test_host: Some(KVM_SHAPE),
     ..KVM_ADOPT
 };
 const HOST_BOTH: Spec = Spec {
@@ -330,6 +342,47 @@ const UPDATE_CONTROL: Spec = Spec {
     ..UPDATE_HYPERV
 };
 
+const BENCH_HYPERV: Spec = Spec {
+    name: "bench-hyperv",
+    test_host: Some(Shape {
+        vcpus: BENCH_VCPUS,
+        ..HYPERV_SHAPE
+    }),
+    ..UPDATE_HYPERV
+};
+const BENCH_KVM: Spec = Spec {
+    name: "bench-kvm",
+    test_host: Some(Shape {
+        vcpus: BENCH_VCPUS,
+        ..KVM_SHAPE
+    }),
+    ..HOST_KVM
+};
+
+const BENCH_OWN_1: Spec = Spec {
+    name: "bench-own-1",
+    test_host: Some(Shape {
+        vcpus: 1,
+        ..KVM_SHAPE
+    }),
+    kernel_args: &["no-kvmclock"],
+    expect: PVCLOCK_OWN,
+    ..BENCH_KVM
+};
+const BENCH_OWN_4: Spec = Spec {
+    name: "bench-own-4",
+    test_host: Some(KVM_SHAPE),
+    ..BENCH_OWN_1
+};
+const BENCH_OWN_16: Spec = Spec {
+    name: "bench-own-16",
+    test_host: Some(Shape {
+        vcpus: 16,
+        ..KVM_SHAPE
+    }),
+    ..BENCH_OWN_1
+};
+
 impl Flavour {
     /// The flavours of the suite `kvm`.
     pub const KVM: &[Flavour] = &[
@@ -359,6 +412,12 @@ impl Flavour {
     ];
     /// The flavours of the suite `update`.
     pub const UPDATE: &[Flavour] = &[Flavour::UpdateHyperv, Flavour::UpdateControl];
+    /// What the benchmark has beside the guests of a real KVM: updates.
+    #[cfg(test)]
+    pub const BENCH: &[Flavour] = &[Flavour::BenchHyperv, Flavour::BenchKvm];
+    /// And the memory that is taken.
+    pub const BENCH_MEMORY: &[Flavour] =
+        &[Flavour::BenchOwn1, Flavour::BenchOwn4, Flavour::BenchOwn16];
 
     fn spec(self) -> &'static Spec {
         match self {
@@ -381,6 +440,11 @@ impl Flavour {
             Flavour::HostPlain => &HOST_PLAIN,
             Flavour::UpdateHyperv => &UPDATE_HYPERV,
             Flavour::UpdateControl => &UPDATE_CONTROL,
+            Flavour::BenchHyperv => &BENCH_HYPERV,
+            Flavour::BenchKvm => &BENCH_KVM,
+            Flavour::BenchOwn1 => &BENCH_OWN_1,
+            Flavour::BenchOwn4 => &BENCH_OWN_4,
+            Flavour::BenchOwn16 => &BENCH_OWN_16,
         }
     }
 
@@ -493,8 +557,7 @@ impl Task {
     }
 
     fn vcpus(self) -> u32 {
-        // All but the first are offline until it is their turn: see bench::guest_words().
-        if self == Task::Bench { 8 } else { 2 }
+        if self == Task::Bench { BENCH_VCPUS } else { 2 }
     }
 }
 
@@ -591,6 +654,8 @@ mod tests {
             Flavour::HYPERV,
             Flavour::TEST_HOST,
             Flavour::UPDATE,
+            Flavour::BENCH,
+            Flavour::BENCH_MEMORY,
         ]
         .concat();
         let names: BTreeSet<&str> = suites.iter().map(|f| f.name()).collect();
@@ -675,7 +740,14 @@ mod tests {
         for &f in Flavour::all() {
             assert_eq!(
                 f.test_host().is_some(),
-                Flavour::TEST_HOST.contains(&f) || Flavour::UPDATE.contains(&f),
+                [
+                    Flavour::TEST_HOST,
+                    Flavour::UPDATE,
+                    Flavour::BENCH,
+                    Flavour::BENCH_MEMORY
+                ]
+                .iter()
+                .any(|suite| suite.contains(&f)),
                 "{f}"
             );
             let Some(shape) = f.test_host() else { continue };

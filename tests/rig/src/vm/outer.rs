@@ -3,14 +3,11 @@
 //! The machine with SVM that is emulated in software, and that boots L1.
 
 use super::run::Launch;
-use super::{BARE, Flavour, Task};
+use super::{BARE, Flavour, Task, icount, testhost};
 use crate::console::Source;
 use crate::setup::Artifacts;
 use std::ffi::OsString;
 use std::path::Path;
-
-/// What `tsc_early_khz=` says under `-icount shift=0`: an instruction takes a nanosecond.
-const ICOUNT_TSC_KHZ: u64 = 1_000_000;
 
 /// The command line that boots L1, which runs the task in each flavour; `more` goes on L1's own kernel command line.
 pub fn launch(
@@ -23,7 +20,7 @@ pub fn launch(
 ) -> Launch {
     let counted = task == Task::Bench;
     let (accel, cpus, khz) = if counted {
-        ("tcg,thread=single", "1", ICOUNT_TSC_KHZ)
+        (icount::ACCEL, "1", icount::TSC_KHZ)
     } else {
         ("tcg,thread=multi", "2", tsc_khz)
     };
@@ -65,18 +62,9 @@ pub fn launch(
         args.push(word.into());
     }
     if counted {
-        // One run is to be like the other: no time of day and no randomness but of the emulator's own.
-        args.extend(
-            [
-                "-icount",
-                "shift=0,sleep=off",
-                "-rtc",
-                "base=2026-01-01,clock=vm",
-                "-seed",
-                "1",
-            ]
-            .map(OsString::from),
-        );
+        args.extend(icount::OPTIONS.map(OsString::from));
+        args.push("-device".into());
+        args.push(testhost::invariant_host_device().to_string().into());
     }
     for (option, value) in [
         ("-kernel", artifacts.kernel.bzimage.as_os_str()),

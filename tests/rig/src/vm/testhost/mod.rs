@@ -11,7 +11,7 @@ pub mod qmp;
 pub mod reply;
 
 use super::run::Launch;
-use super::{BARE, Flavour, Task, guest_cmdline};
+use super::{BARE, Flavour, Task, guest_cmdline, icount};
 use crate::console::Source;
 use crate::setup::Artifacts;
 use anyhow::{Context, Result};
@@ -41,10 +41,10 @@ pub struct Shape {
 
 impl Shape {
     /// The device, as `-device` takes it.
-    fn device(self, trace: Option<&Path>) -> Value {
+    fn device(self, tsc_khz: u64, trace: Option<&Path>) -> Value {
         let mut device = json!({
             "driver": "guest-time",
-            "tsc-khz": TSC_KHZ,
+            "tsc-khz": tsc_khz,
             "hv": self.hyperv,
             "kvm": self.kvm,
             "invtsc": self.invtsc,
@@ -67,7 +67,20 @@ pub fn svm_host_device() -> Value {
         kvm: false,
         invtsc: false,
     }
-    .device(None)
+    .device(TSC_KHZ, None)
+}
+
+/// As L1 of the nested rig where instructions are counted: TCG offers no invariant TSC, and the device does. So a KVM
+/// guest is offered one, too.
+pub fn invariant_host_device() -> Value {
+    Shape {
+        vcpus: 1,
+        device: true,
+        hyperv: false,
+        kvm: false,
+        invtsc: true,
+    }
+    .device(icount::TSC_KHZ, None)
 }
 
 /// The command line that boots one flavour; the trace is written to the directory of its logs.
@@ -85,6 +98,12 @@ pub fn launch(
         args.push(dir.into());
     }
     let vcpus = shape.vcpus.to_string();
+    let counted = task == Task::Bench;
+    let (accel, tsc_khz) = if counted {
+        (icount::ACCEL, icount::TSC_KHZ)
+    } else {
+        ("tcg,thread=multi", TSC_KHZ)
+    };
     for word in [
         "-M",
         "pc",
@@ -98,17 +117,20 @@ pub fn launch(
         "-cpu",
         "EPYC,+svm,+npt",
         "-accel",
-        "tcg,thread=multi",
+        accel,
         "-smp",
         &vcpus,
     ] {
         args.push(word.into());
     }
+    if counted {
+        args.extend(icount::OPTIONS.map(OsString::from));
+    }
     if shape.device {
         let trace = std::path::absolute(log_dir.join(TRACE)).context("no current directory")?;
         args.push("-device".into());
         // As JSON, in which a comma in a path needs no care.
-        args.push(shape.device(Some(&trace)).to_string().into());
+        args.push(shape.device(tsc_khz, Some(&trace)).to_string().into());
     }
     for (option, value) in [
         ("-kernel", artifacts.kernel.bzimage.as_os_str()),
@@ -125,7 +147,8 @@ pub fn launch(
         program: artifacts.qemu_outer.clone(),
         args,
         consoles: vec![Source::L2],
-        qmp: shape.device,
+        // Nobody is to ask for anything while instructions are counted.
+        qmp: shape.device && !counted,
     })
 }
 
@@ -142,7 +165,7 @@ mod tests {
             kvm: false,
             invtsc: false,
         };
-        let device = shape.device(Some(Path::new("/a,b/trace.txt")));
+        let device = shape.device(TSC_KHZ, Some(Path::new("/a,b/trace.txt")));
         assert_eq!(device["driver"], "guest-time");
         assert_eq!(device["hv"], true);
         assert_eq!(device["kvm"], false);
