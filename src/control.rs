@@ -116,9 +116,11 @@ const PER_SECOND_AWAITED: u64 = 10_000;
 /// How often the counter is read where there is no page.
 const FIT_READINGS: u32 = 6;
 
-/// How long a page that is being rewritten is waited for: 20 times 50 us.
+/// How long a page that is being rewritten is waited for: 1 ms, by the clock, or 20 times 50 us,
+/// should the clock stand still. On a busy machine one time may take some ms.
 const SETTLE_TRIES: u32 = 20;
 const SETTLE_US: i64 = 50;
+const SETTLED_US: i64 = SETTLE_TRIES as i64 * SETTLE_US;
 
 /// By how much a frequency may change with a page that was rewritten and means the same TSC: in
 /// parts of it, 1 ppm. Hosts round when they compute a page.
@@ -272,6 +274,13 @@ fn whole_ns(span: Span) -> i64 {
     (span >> 32) as i64
 }
 
+/// Whether a page may be one of the TSC that was read beside it. The readers of mode `page` cope
+/// with a page that is of a later TSC than a CPU's, as CPUs' TSCs may be apart; where they are not,
+/// no page is, and user space, which takes the difference for a positive one, would be centuries off.
+fn can_be_tsc<P: Params>(sample: &Sample<P>) -> bool {
+    sample.params.validate_at(sample.tsc).is_ok() && !sample.params.is_before(sample.tsc)
+}
+
 /// What a change of the TSC led to.
 struct Changed<P> {
     anchor: Anchor<P>,
@@ -353,12 +362,15 @@ impl<B: Backend> Control<B> {
 
     /// How user space may read the clock in a mode.
     ///
-    /// What the vDSO finds in a page that is not withdrawn it believes. So where pages are looked
-    /// at all the time, one that is not good is kept from it.
-    fn vdso_of(&self, mode: Mode, page: PageState, is_watched: bool) -> VdsoClockMode {
+    /// What the vDSO finds in a page that is not withdrawn it believes, and it has no clamp. So
+    /// where pages are looked at all the time, one that is not good is kept from it; and where
+    /// there is nothing to compare a page with, one that has not been good for long, since it may
+    /// be corrected again.
+    fn vdso_of(&self, mode: Mode, page: PageState, why: Why, is_watched: bool) -> VdsoClockMode {
+        let is_known = self.clock.backend.second_is_reference() || why != Why::HeldOff;
         match mode {
             Mode::Tsc => VdsoClockMode::Tsc,
-            Mode::Page if page == PageState::Good || !is_watched => self.page_vdso,
+            Mode::Page if page == PageState::Good && is_known || !is_watched => self.page_vdso,
             Mode::Page | Mode::Msr => VdsoClockMode::None,
         }
     }
@@ -420,9 +432,11 @@ impl<B: Backend> Control<B> {
     ///
     /// Context: may sleep.
     fn sample_patiently(&self) -> Option<Sample<ParamsOf<B>>> {
+        let begin = kernel::time::Instant::<Monotonic>::now();
         for _ in 0..SETTLE_TRIES {
-            if let Some(sample) = self.sample() {
-                return Some(sample);
+            let sample = self.sample();
+            if sample.is_some() || begin.elapsed() >= Delta::from_micros(SETTLED_US) {
+                return sample;
             }
             fsleep(Delta::from_micros(SETTLE_US));
         }
@@ -485,7 +499,7 @@ impl<B: Backend> Control<B> {
                 ground.page = PageState::Withdrawn;
                 return;
             };
-            if sample.params.validate_at(sample.tsc).is_err() {
+            if !can_be_tsc(&sample) {
                 ground.page = PageState::Implausible;
                 return;
             }
@@ -522,7 +536,6 @@ impl<B: Backend> Control<B> {
     fn look_again(&self, state: &mut State<ParamsOf<B>>, now: u64, ground: &mut Ground) {
         if self.clock.resumed.load() != state.resumed {
             // It has slept, and nobody has said so before.
-            state.anchor = None;
             ground.page = PageState::Changed;
             return;
         }
@@ -579,7 +592,7 @@ impl<B: Backend> Control<B> {
         state: &State<ParamsOf<B>>,
         sample: &Sample<ParamsOf<B>>,
     ) -> Result<Option<Anchor<ParamsOf<B>>>, PageState> {
-        if sample.params.validate_at(sample.tsc).is_err() {
+        if !can_be_tsc(sample) {
             return Err(PageState::Implausible);
         }
         let (Some(anchor), Some(frequency)) = (state.anchor, state.frequency) else {
@@ -603,6 +616,21 @@ impl<B: Backend> Control<B> {
         Ok(Some(moved))
     }
 
+    /// Drops what is known of the clock from before it became the current one, or slept. Comes
+    /// before any look at what the clock goes by.
+    fn catch_up(&self, state: &mut State<ParamsOf<B>>) {
+        let enabled = self.clock.enabled.load();
+        if state.enabled != enabled {
+            // It has become the current clock: the core begins anew with it.
+            state.enabled = enabled;
+            state.forget();
+        }
+        if state.mode == Mode::Tsc && self.clock.resumed.load() != state.resumed {
+            // What the TSC did meanwhile is unknown.
+            state.anchor = None;
+        }
+    }
+
     /// Looks, decides, and does what is decided.
     ///
     /// # Errors
@@ -610,17 +638,12 @@ impl<B: Backend> Control<B> {
     /// Those of the update; it is tried again by the poll.
     fn follow(&self, state: &mut State<ParamsOf<B>>) -> Result {
         let now = self.now();
-        let enabled = self.clock.enabled.load();
-        if state.enabled != enabled {
-            // It has become the current clock: the core begins anew with it.
-            state.enabled = enabled;
-            state.forget();
-        }
+        self.catch_up(state);
         let had_point = self.has_page() && state.has_point();
         let ground = self.look(state, now);
         let decision = state.machine.decide(&ground, now);
         let is_watched = state.machine.wants_tsc() && state.guarantee.is_ok();
-        let vdso = self.vdso_of(decision.mode, ground.page, is_watched);
+        let vdso = self.vdso_of(decision.mode, ground.page, decision.why, is_watched);
         if decision.mode == state.mode && vdso == state.vdso {
             state.why = decision.why;
             let is_off = state.ahead().abs() > CORRECTED;
@@ -787,12 +810,14 @@ impl<B: Backend> Control<B> {
 
     /// The TSC is about to change, in mode `tsc`.
     fn change_tsc(&self, state: &mut State<ParamsOf<B>>, change: &Change<'_>) -> Result {
+        self.catch_up(state);
         // A frequency that nobody can follow: the page does not need it.
         let Ok(expected) = Frequency::new(change.tsc_hz()) else {
             let base = self.clock.backend.mode();
-            let vdso = self.vdso_of(base, PageState::Good, true);
+            let why = Why::Frequency(Refused::OutOfRange);
+            let vdso = self.vdso_of(base, PageState::Good, why, true);
             self.leave(state, base, vdso, true)?;
-            state.why = Why::Frequency(Refused::OutOfRange);
+            state.why = why;
             self.clock.set_mode(state.mode);
             state.machine.failed();
             return change.acknowledge();
