@@ -83,17 +83,11 @@ static inline bool counts_tsc(const struct options *options)
 	return of_driver(options) ? mode_is("tsc") : !strcmp(options->clocksource, "tsc");
 }
 
-/* Ends the test unless the clock that it is for is there and selected. */
-static inline void require_update(const struct options *options)
+/* Brings up the clock that is tested, the driver in the mode in which it has to be found. */
+static inline void begin_update(const struct options *options)
 {
 	char mode[32];
 
-	require_testhost();
-	/* What promises that its TSC never changes is for the control. */
-	if (host_get()->tsc_invariant && !options->expect_failure)
-		ksft_exit_skip("the processor promises an invariant TSC\n");
-	if (!host_get()->tsc_invariant && options->expect_failure)
-		ksft_exit_skip("the kernel takes no TSC that may change\n");
 	/* Left by a test that asked for another mode. */
 	if (of_driver(options) && module_is_loaded(MODULE_NAME) && !mode_is(expected().mode))
 		paraclock_unload();
@@ -104,6 +98,31 @@ static inline void require_update(const struct options *options)
 	}
 	if (file_exists(AUX_ENABLE))
 		file_write(AUX_ENABLE, "1\n");
+}
+
+/* Ends the test unless the clock that it is for is there and selected, on a host that migrates. */
+static inline void require_update(const struct options *options)
+{
+	require_testhost();
+	if (!host_get()->hyperv)
+		ksft_exit_skip("KVM asks nobody before the TSC changes\n");
+	/* What promises that its TSC never changes is for the control. */
+	if (host_get()->tsc_invariant && !options->expect_failure)
+		ksft_exit_skip("the processor promises an invariant TSC\n");
+	if (!host_get()->tsc_invariant && options->expect_failure)
+		ksft_exit_skip("the kernel takes no TSC that may change\n");
+	begin_update(options);
+}
+
+/* The same for the driver on KVM's clock, on a host that promises an invariant TSC. */
+static inline void require_kvm_update(const struct options *options)
+{
+	require_testhost();
+	if (host_get()->hyperv || !host_get()->kvm_msr)
+		ksft_exit_skip("it is KVM's clock that is looked at\n");
+	if (!of_driver(options))
+		ksft_exit_skip("it is the driver's modes that are looked at\n");
+	begin_update(options);
 }
 
 /*

@@ -96,7 +96,7 @@ pub fn list() {
     }
 }
 
-/// `rig check-debug`: true if nothing failed. In one of the guests, as the control is no test of the driver's.
+/// `rig check-debug`: true if nothing failed. In the guests that have it, as the control is no test of the driver's.
 pub fn check_debug(cx: &Context) -> Result<bool> {
     let mut out = stdout();
     let told = "cannot write the results";

@@ -50,10 +50,15 @@ pub fn guest_words() -> Vec<String> {
     ]
 }
 
-/// The same, shorter, in the guest that has the driver.
+/// The same, shorter, in the guests that have the driver.
 pub fn run_debug(cx: &Context, report: &mut Report) -> Result<()> {
     MIGRATIONS_BY_DEFAULT.store(DEBUG, Relaxed);
-    run_in(cx, report, &[Flavour::UpdateHyperv], "update-debug")
+    run_in(
+        cx,
+        report,
+        &[Flavour::UpdateHyperv, Flavour::UpdateKvm],
+        "update-debug",
+    )
 }
 
 pub fn run(cx: &Context, report: &mut Report) -> Result<()> {

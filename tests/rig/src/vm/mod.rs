@@ -127,6 +127,9 @@ pub enum Flavour {
     HostPlain,
     /// The test host as Hyper-V, and the driver at work.
     UpdateHyperv,
+    /// The test host as KVM, with the promise of an invariant TSC, and the driver at work, with pages of its own:
+    /// the built-in driver's readers do not survive what is done to pages here.
+    UpdateKvm,
     /// The test host as a Hyper-V that promises an invariant TSC and does not keep to it: the kernel takes `tsc`.
     UpdateControl,
     /// The test host as Hyper-V, where instructions are counted.
@@ -172,6 +175,11 @@ const HVCLOCK_ADOPTED: Expect = Expect {
 const HVCLOCK_OWN: Expect = Expect {
     owner: "own",
     ..HVCLOCK_ADOPTED
+};
+const TSC_BESIDE_PVCLOCK: Expect = Expect {
+    mode: "tsc",
+    vdso: "tsc",
+    ..PVCLOCK_OWN
 };
 const TSC_BESIDE_HVCLOCK: Expect = Expect {
     mode: "tsc",
@@ -328,6 +336,19 @@ const UPDATE_HYPERV: Spec = Spec {
     expect: TSC_BESIDE_HVCLOCK,
     ..HOST_HYPERV
 };
+const UPDATE_KVM: Spec = Spec {
+    name: "update-kvm",
+    test_host: Some(Shape {
+        vcpus: 4,
+        device: true,
+        hyperv: false,
+        kvm: true,
+        invtsc: true,
+    }),
+    kernel_args: &["no-kvmclock"],
+    expect: TSC_BESIDE_PVCLOCK,
+    ..HOST_KVM
+};
 const UPDATE_CONTROL: Spec = Spec {
     name: "update-control",
     test_host: Some(Shape {
@@ -411,7 +432,11 @@ impl Flavour {
         Flavour::HostPlain,
     ];
     /// The flavours of the suite `update`.
-    pub const UPDATE: &[Flavour] = &[Flavour::UpdateHyperv, Flavour::UpdateControl];
+    pub const UPDATE: &[Flavour] = &[
+        Flavour::UpdateHyperv,
+        Flavour::UpdateKvm,
+        Flavour::UpdateControl,
+    ];
     /// What the benchmark has beside the guests of a real KVM: updates.
     #[cfg(test)]
     pub const BENCH: &[Flavour] = &[Flavour::BenchHyperv, Flavour::BenchKvm];
@@ -439,6 +464,7 @@ impl Flavour {
             Flavour::HostTsc => &HOST_TSC,
             Flavour::HostPlain => &HOST_PLAIN,
             Flavour::UpdateHyperv => &UPDATE_HYPERV,
+            Flavour::UpdateKvm => &UPDATE_KVM,
             Flavour::UpdateControl => &UPDATE_CONTROL,
             Flavour::BenchHyperv => &BENCH_HYPERV,
             Flavour::BenchKvm => &BENCH_KVM,
