@@ -9,7 +9,7 @@
  *			migration, by the driver itself; ".bracket_4ghz" at another frequency
  * update.ack		from the migration, which interrupts at once, to its acknowledgment, by the host
  * update.to_page	as update.bracket, of the change of the mode from tsc to page, and back:
- * update.to_tsc	in ticks, since user space's and the kernel's readers are patched as well
+ * update.to_tsc	in ticks: with CONFIG_JUMP_LABEL the kernel's readers are patched as well
  *
  * and the same as "cpusN.*", with N CPUs online. With -d the clock is compared with the host's, over
  * so many seconds without a migration and over as many with one a second.
