@@ -130,6 +130,8 @@ pub enum Flavour {
     /// The test host as KVM, with the promise of an invariant TSC, and the driver at work, with pages of its own:
     /// the built-in driver's readers do not survive what is done to pages here.
     UpdateKvm,
+    /// The same, and the guest's ticks come from the TSC-deadline timer.
+    UpdateDeadline,
     /// The test host as a Hyper-V that promises an invariant TSC and does not keep to it: the kernel takes `tsc`.
     UpdateControl,
     /// The test host as Hyper-V, where instructions are counted.
@@ -148,6 +150,8 @@ struct Spec {
     /// What the guest is shown, by a real KVM or by the test host.
     host: Host,
     test_host: Option<Shape>,
+    /// The test host's processor has the TSC-deadline timer, which a real KVM's always has.
+    deadline: bool,
     /// What L2's kernel command line gets.
     kernel_args: &'static [&'static str],
     /// The parameters that the driver is loaded with.
@@ -203,6 +207,7 @@ const KVM_ADOPT: Spec = Spec {
     name: "kvm-adopt",
     host: Host::Kvm,
     test_host: None,
+    deadline: false,
     kernel_args: &[],
     module_args: &[],
     second: None,
@@ -349,6 +354,11 @@ const UPDATE_KVM: Spec = Spec {
     expect: TSC_BESIDE_PVCLOCK,
     ..HOST_KVM
 };
+const UPDATE_DEADLINE: Spec = Spec {
+    name: "update-deadline",
+    deadline: true,
+    ..UPDATE_HYPERV
+};
 const UPDATE_CONTROL: Spec = Spec {
     name: "update-control",
     test_host: Some(Shape {
@@ -435,6 +445,7 @@ impl Flavour {
     pub const UPDATE: &[Flavour] = &[
         Flavour::UpdateHyperv,
         Flavour::UpdateKvm,
+        Flavour::UpdateDeadline,
         Flavour::UpdateControl,
     ];
     /// What the benchmark has beside the guests of a real KVM: updates.
@@ -465,6 +476,7 @@ impl Flavour {
             Flavour::HostPlain => &HOST_PLAIN,
             Flavour::UpdateHyperv => &UPDATE_HYPERV,
             Flavour::UpdateKvm => &UPDATE_KVM,
+            Flavour::UpdateDeadline => &UPDATE_DEADLINE,
             Flavour::UpdateControl => &UPDATE_CONTROL,
             Flavour::BenchHyperv => &BENCH_HYPERV,
             Flavour::BenchKvm => &BENCH_KVM,
@@ -495,6 +507,15 @@ impl Flavour {
         self.spec().test_host
     }
 
+    /// `-cpu` of the test host: an AMD machine, that KVM can use.
+    fn test_host_cpu(self) -> &'static str {
+        if self.spec().deadline {
+            "EPYC,+svm,+npt,+tsc-deadline"
+        } else {
+            "EPYC,+svm,+npt"
+        }
+    }
+
     /// What the flavour's guest is told by its command line, and makes its tests' environment of.
     fn words(self) -> Vec<String> {
         let spec = self.spec();
@@ -518,6 +539,9 @@ impl Flavour {
         }
         if spec.test_host.is_some() {
             words.push("rig.testhost=1".to_owned());
+        }
+        if spec.deadline {
+            words.push("rig.clockevent=lapic-deadline".to_owned());
         }
         words.extend(spec.kernel_args.iter().map(|s| (*s).to_owned()));
         words

@@ -115,7 +115,7 @@ pub fn launch(
             "512"
         },
         "-cpu",
-        "EPYC,+svm,+npt",
+        flavour.test_host_cpu(),
         "-accel",
         accel,
         "-smp",
