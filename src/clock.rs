@@ -18,7 +18,6 @@ use crate::{
             HotplugReadGuard,
             Pinned, //
         },
-        cpuhp,
         shutdown,
         tsc::rdtsc_ordered,
         word::AtomicWord, //
@@ -39,7 +38,6 @@ use crate::{
 };
 use core::marker::PhantomData;
 use kernel::{
-    cpu::CpuId,
     prelude::*,
     sync::Arc, //
 };
@@ -341,14 +339,21 @@ impl<B: Backend> Operations for Arc<Clock<B>> {
     }
 }
 
-impl<B: Backend> cpuhp::Callbacks for Arc<Clock<B>> {
-    fn starting(&self, _cpu: CpuId) {
+impl<B: Backend> Clock<B> {
+    /// The CPU on which the caller runs comes up: its page is registered, unless this kernel goes
+    /// down.
+    ///
+    /// Context: interrupts disabled.
+    pub(crate) fn starting(&self) {
         if self.down.load() == 0 {
             self.backend.starting(&Pinned::new());
         }
     }
 
-    fn dying(&self, _cpu: CpuId) {
+    /// The CPU on which the caller runs goes down: its page is withdrawn.
+    ///
+    /// Context: interrupts disabled.
+    pub(crate) fn dying(&self) {
         self.backend.dying(&Pinned::new());
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     },
     backend::Backend,
     clock::Clock,
+    hotplug::Tscs,
     logic::{
         elapsed::{
             passed,
@@ -74,6 +75,7 @@ use crate::{
             is_plausible,
             PLAUSIBLE_US, //
         },
+        tsc_adjust::HostsWord,
         word::Word, //
     },
 };
@@ -143,6 +145,8 @@ type ParamsOf<B> = <<B as Backend>::Page as Page>::Params;
 #[pin_data]
 pub(crate) struct Control<B: Backend> {
     pub(crate) clock: Arc<Clock<B>>,
+    /// Whether the TSCs of all CPUs are in step.
+    pub(crate) tscs: Arc<Tscs<B>>,
     /// How user space reads the page.
     page_vdso: VdsoClockMode,
     epoch: kernel::time::Instant<Monotonic>,
@@ -300,6 +304,7 @@ impl<B: Backend> Control<B> {
     pub(crate) fn new(
         module: &'static ThisModule,
         clock: Arc<Clock<B>>,
+        tscs: Arc<Tscs<B>>,
         page_vdso: VdsoClockMode,
         wanted: ModeOption,
     ) -> Result<Arc<Self>> {
@@ -309,6 +314,7 @@ impl<B: Backend> Control<B> {
         Arc::pin_init(
             try_pin_init!(Self {
                 clock,
+                tscs,
                 page_vdso,
                 epoch: kernel::time::Instant::now(),
                 state <- new_mutex!(State {
@@ -337,8 +343,11 @@ impl<B: Backend> Control<B> {
     /// Learns whether reenlightenment is armed, and goes where that allows to go. Returns whether
     /// mode `tsc` can ever come about.
     pub(crate) fn start(&self, is_armed: bool) -> bool {
+        let guarantee = self.clock.backend.guarantee(is_armed);
+        // Without the mutex: it may take a while.
+        self.tscs.begin(guarantee.ok(), self.word(guarantee));
         let mut state = self.state.lock();
-        state.guarantee = self.clock.backend.guarantee(is_armed);
+        state.guarantee = guarantee;
         // What could not be done now the poll does.
         let _ = self.follow(&mut state);
         state.guarantee.is_ok()
@@ -467,6 +476,22 @@ impl<B: Backend> Control<B> {
         None
     }
 
+    /// What the host says of the TSC, by a look at its page.
+    fn word(&self, guarantee: Result<Guarantee, NoGuarantee>) -> HostsWord {
+        if guarantee != Ok(Guarantee::Invariant) {
+            return HostsWord::None;
+        }
+        let is_given = !self.has_page()
+            || self
+                .sample()
+                .is_some_and(|sample| self.clock.trusts(&sample.params));
+        if is_given {
+            HostsWord::Given
+        } else {
+            HostsWord::Withdrawn
+        }
+    }
+
     /// Looks at all that mode `tsc` stands on.
     fn look(&self, state: &mut State<ParamsOf<B>>, now: u64) -> Ground {
         let mut ground = Ground {
@@ -478,7 +503,11 @@ impl<B: Backend> Control<B> {
             frequency: Ok(()),
             is_suspended: state.is_suspended,
         };
-        if ground.guarantee.is_err() || !state.machine.wants_tsc() {
+        if ground.guarantee.is_err() {
+            return ground;
+        }
+        if !state.machine.wants_tsc() {
+            self.tscs.hear(self.word(ground.guarantee));
             return ground;
         }
         if state.mode == Mode::Tsc {
@@ -486,6 +515,18 @@ impl<B: Backend> Control<B> {
         } else {
             self.look_first(state, &mut ground);
         }
+        let word = match (ground.guarantee, ground.page) {
+            (Ok(Guarantee::Invariant), PageState::Good | PageState::None) if ground.is_stable => {
+                HostsWord::Given
+            }
+            // Looked at once more before anything comes of it.
+            (Ok(Guarantee::Invariant), PageState::Unknown) => return ground,
+            (Ok(Guarantee::Invariant), _) => HostsWord::Withdrawn,
+            _ => HostsWord::None,
+        };
+        self.tscs.hear(word);
+        // Where the host's word is gone that is the reason, and not that nobody has looked.
+        ground.is_synchronized = word == HostsWord::Withdrawn || self.tscs.out_of_step().is_none();
         ground
     }
 
@@ -808,6 +849,13 @@ impl<B: Backend> Control<B> {
         Some((Line::Point(fit.point()?), before))
     }
 
+    /// Lets the TSC change, and tells those who compare TSCs.
+    ///
+    /// Context: the mutex is held.
+    fn acknowledge(&self, change: &Change<'_>) -> Result {
+        self.tscs.changing(|| change.acknowledge())
+    }
+
     /// The TSC is about to change, in mode `tsc`.
     fn change_tsc(&self, state: &mut State<ParamsOf<B>>, change: &Change<'_>) -> Result {
         self.catch_up(state);
@@ -820,7 +868,7 @@ impl<B: Backend> Control<B> {
             state.why = why;
             self.clock.set_mode(state.mode);
             state.machine.failed();
-            return change.acknowledge();
+            return self.acknowledge(change);
         };
         let ahead = state.ahead();
         let mut acknowledged = (0, 0);
@@ -830,7 +878,7 @@ impl<B: Backend> Control<B> {
             let old = self.instant(state, bracket.cycles());
             let version = self.page().version();
             acknowledged.0 = rdtsc_ordered();
-            change.acknowledge()?;
+            self.acknowledge(change)?;
             acknowledged.1 = rdtsc_ordered();
             let after = self.after(bracket, old, version, expected);
             changed = Some(after);
@@ -1003,11 +1051,11 @@ impl<B: Backend> reenlightenment::Handler for Follower<B> {
             if state.mode != Mode::Tsc {
                 // The page takes care of itself. Under the mutex: nobody enters mode `tsc`
                 // meanwhile with what is about to become the old TSC.
-                return change.acknowledge();
+                return self.control.acknowledge(change);
             }
             match self.control.change_tsc(&mut state, change) {
                 // The clocksource was unbound: nobody reads it, and nobody is to wait for it.
-                Err(error) if error == EINVAL => return change.acknowledge(),
+                Err(error) if error == EINVAL => return self.control.acknowledge(change),
                 result => result?,
             }
         }
@@ -1041,6 +1089,8 @@ impl<B: Backend> pm::Handler for Arc<Control<B>> {
     }
 
     fn finish(&self) {
+        // Without the mutex, and before the TSC is read alone again.
+        self.tscs.resume();
         let mut state = self.state.lock();
         state.is_suspended = false;
         let _ = self.follow(&mut state);

@@ -11,11 +11,13 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/nmi.h>
 #include <linux/percpu.h>
 #include <linux/preempt.h>
 #include <linux/set_memory.h>
 #include <linux/smp.h>
 #include <linux/suspend.h>
+#include <linux/topology.h>
 #include <linux/workqueue.h>
 #include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
@@ -51,6 +53,21 @@ bool paraclock_has_invariant_tsc(void)
 bool paraclock_tsc_is_unstable(void)
 {
 	return check_tsc_unstable();
+}
+
+unsigned int paraclock_tsc_khz(void)
+{
+	return READ_ONCE(tsc_khz);
+}
+
+bool paraclock_has_tsc_adjust(void)
+{
+	return boot_cpu_has(X86_FEATURE_TSC_ADJUST);
+}
+
+bool paraclock_has_tsc_reliable(void)
+{
+	return boot_cpu_has(X86_FEATURE_TSC_RELIABLE);
 }
 
 int paraclock_wrmsrq_safe(u32 msr, u64 value)
@@ -94,6 +111,26 @@ void paraclock_cpu_relax(void)
 	cpu_relax();
 }
 
+void paraclock_touch_watchdogs(void)
+{
+	touch_nmi_watchdog();
+}
+
+bool paraclock_cpu_is_online(unsigned int cpu)
+{
+	return cpu_online(cpu);
+}
+
+bool paraclock_cpu_is_present(unsigned int cpu)
+{
+	return cpu_present(cpu);
+}
+
+unsigned int paraclock_cpu_package(unsigned int cpu)
+{
+	return topology_logical_package_id(cpu);
+}
+
 void paraclock_cpus_read_lock(void)
 {
 	cpus_read_lock();
@@ -117,6 +154,36 @@ unsigned int paraclock_num_online_cpus(void)
 void paraclock_on_each_cpu(void (*func)(void *info), void *info)
 {
 	on_each_cpu(func, info, 1);
+}
+
+int paraclock_call_on(unsigned int cpu, void (*func)(void *info), void *info)
+{
+	return smp_call_function_single(cpu, func, info, 1);
+}
+
+/* On both at once, and waits for both. */
+int paraclock_call_on_both(unsigned int a, unsigned int b, void (*func)(void *info), void *info)
+{
+	cpumask_var_t mask;
+
+	if (!zalloc_cpumask_var(&mask, GFP_KERNEL))
+		return -ENOMEM;
+
+	cpumask_set_cpu(a, mask);
+	cpumask_set_cpu(b, mask);
+	on_each_cpu_mask(mask, func, info, true);
+	free_cpumask_var(mask);
+	return 0;
+}
+
+void paraclock_init_csd(call_single_data_t *csd, void (*func)(void *info), void *info)
+{
+	INIT_CSD(csd, func, info);
+}
+
+int paraclock_call_async(unsigned int cpu, call_single_data_t *csd)
+{
+	return smp_call_function_single_async(cpu, csd);
 }
 
 /* NULL where there is no built-in driver at work. */

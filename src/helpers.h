@@ -6,6 +6,7 @@
 #ifndef PARACLOCK_HELPERS_H
 #define PARACLOCK_HELPERS_H
 
+#include <linux/smp.h>
 #include <linux/types.h>
 
 struct delayed_work;
@@ -19,6 +20,9 @@ void paraclock_cpuid(u32 leaf, u32 *regs);
 bool paraclock_has_hypervisor(void);
 bool paraclock_has_invariant_tsc(void);
 bool paraclock_tsc_is_unstable(void);
+unsigned int paraclock_tsc_khz(void);
+bool paraclock_has_tsc_adjust(void);
+bool paraclock_has_tsc_reliable(void);
 
 int paraclock_wrmsrq_safe(u32 msr, u64 value);
 int paraclock_rdmsrq_safe(u32 msr, u64 *value);
@@ -30,11 +34,19 @@ int paraclock_unregister_crash_cpu_notifier(struct notifier_block *nb);
 unsigned int paraclock_get_cpu(void);
 void paraclock_put_cpu(void);
 void paraclock_cpu_relax(void);
+void paraclock_touch_watchdogs(void);
+bool paraclock_cpu_is_online(unsigned int cpu);
+bool paraclock_cpu_is_present(unsigned int cpu);
+unsigned int paraclock_cpu_package(unsigned int cpu);
 void paraclock_cpus_read_lock(void);
 void paraclock_cpus_read_unlock(void);
 unsigned int paraclock_next_online_cpu(int cpu);
 unsigned int paraclock_num_online_cpus(void);
 void paraclock_on_each_cpu(void (*func)(void *info), void *info);
+int paraclock_call_on(unsigned int cpu, void (*func)(void *info), void *info);
+int paraclock_call_on_both(unsigned int a, unsigned int b, void (*func)(void *info), void *info);
+void paraclock_init_csd(call_single_data_t *csd, void (*func)(void *info), void *info);
+int paraclock_call_async(unsigned int cpu, call_single_data_t *csd);
 
 struct pvclock_vsyscall_time_info *paraclock_builtin_pvti(unsigned int cpu);
 void paraclock_set_pvti(unsigned int cpu, struct pvclock_vsyscall_time_info *pvti);

@@ -9,6 +9,7 @@
 //! - [`backend`]: the hosts' clocks;
 //! - [`clock`]: the callbacks of the timekeeping core, of CPU hotplug and of shutdown;
 //! - [`control`]: in which mode the clock is, and how it gets from one to another;
+//! - [`hotplug`]: whether the TSCs of all CPUs are in step, as CPUs come and go;
 //! - [`params`] and [`status`]: the administrator's side.
 //!
 //! See `Documentation/` for the protocols and for how it is tested.
@@ -18,6 +19,7 @@ mod backend;
 mod bindings;
 mod clock;
 mod control;
+mod hotplug;
 #[allow(dead_code, unreachable_pub)]
 mod logic;
 mod params;
@@ -44,12 +46,19 @@ use control::{
     Follower,
     Poll, //
 };
+use hotplug::{
+    Cpus,
+    Tscs, //
+};
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 use logic::options;
-use params::ModeOption;
+use params::{
+    ModeOption,
+    ReliableOption, //
+};
 use status::Status;
 
 module! {
@@ -78,6 +87,12 @@ writable_param! {
     "What to read: auto, tsc, page or msr"
 }
 
+writable_param! {
+    TSC_RELIABLE: params::ReliableOption = params::ReliableOption::Auto,
+    "tsc_reliable",
+    "Whether the TSC is in step without being checked: auto, always or never"
+}
+
 /// The module.
 struct Paraclock {
     _running: Running,
@@ -93,6 +108,9 @@ enum Running {
     },
 }
 
+/// When to look at the TSCs for the first time.
+const VERIFY_MS: u32 = 1000 * logic::tsc_adjust::VERIFY_PERIOD_S;
+
 /// Takes part when the host changes the TSC.
 type Switch<B> = reenlightenment::Registration<Follower<B>>;
 
@@ -107,9 +125,13 @@ struct Parts<B: Backend> {
     #[pin]
     parameter: param::Registration<ModeOption, Arc<Control<B>>>,
     #[pin]
+    reliable: param::Registration<ReliableOption, Arc<Tscs<B>>>,
+    #[pin]
     pm: pm::Registration<Arc<Control<B>>>,
     /// Has begun where mode `tsc` can come about. `switch` has it as well, and it goes with that.
     poll: Arc<Poll<B>>,
+    /// The look at the TSCs once a second. Has begun where there is anything to be looked at.
+    watch: Pin<KBox<Periodic<Arc<Tscs<B>>>>>,
     stop: Stop<B>,
     /// Where the host changes the TSC on request only.
     switch: Option<Pin<KBox<Switch<B>>>>,
@@ -117,7 +139,7 @@ struct Parts<B: Backend> {
     #[pin]
     shutdown: shutdown::Registration<Arc<Clock<B>>>,
     #[pin]
-    cpuhp: cpuhp::Registration<Arc<Clock<B>>>,
+    cpuhp: cpuhp::Registration<Cpus<B>>,
 }
 
 /// Leaves mode `tsc` when it is dropped, before the host may change the TSC without asking.
@@ -142,7 +164,8 @@ impl<B: Backend> Parts<B> {
         wanted: ModeOption,
     ) -> Result<Pin<KBox<Self>>> {
         let clock = Arc::new(Clock::new(backend, rating), GFP_KERNEL)?;
-        let (of_cpuhp, of_shutdown) = (clock.clone(), clock.clone());
+        let tscs = Tscs::new(clock.clone(), TSC_RELIABLE.value())?;
+        let (of_cpuhp, of_shutdown) = (Cpus::new(clock.clone(), tscs.clone())?, clock.clone());
         KBox::pin_init(
             try_pin_init!(Self {
                 // Registers the pages on all CPUs.
@@ -150,17 +173,22 @@ impl<B: Backend> Parts<B> {
                 shutdown <- shutdown::Registration::new(of_shutdown),
                 control: {
                     let page_vdso = clock.backend.check()?;
-                    Control::new(module, clock, page_vdso, wanted)?
+                    Control::new(module, clock, tscs, page_vdso, wanted)?
                 },
                 poll: Arc::pin_init(Periodic::new(control.clone()), GFP_KERNEL)?,
                 switch: arm(control, poll),
                 stop: Stop(control.clone()),
+                watch: KBox::pin_init(Periodic::new(control.tscs.clone()), GFP_KERNEL)?,
                 _: {
                     if control.start(switch.is_some()) {
                         poll.begin(0);
                     }
+                    if control.tscs.is_at_work() {
+                        watch.begin(VERIFY_MS);
+                    }
                 },
                 pm <- pm::Registration::new(control.clone()),
+                reliable <- param::Registration::new(&TSC_RELIABLE, control.tscs.clone()),
                 parameter <- param::Registration::new(&MODE, control.clone()),
                 status <- debugfs::File::new(
                     c"paraclock",

@@ -6,7 +6,8 @@
 
 pub(crate) use crate::logic::options::{
     BackendOption,
-    ModeOption, //
+    ModeOption,
+    ReliableOption, //
 };
 
 use kernel::{
@@ -29,4 +30,4 @@ macro_rules! impl_word_param {
     };
 }
 
-impl_word_param!(BackendOption, ModeOption);
+impl_word_param!(BackendOption, ModeOption, ReliableOption);

@@ -62,6 +62,7 @@ impl<B: Backend> Show for Status<B> {
         writeln!(f, "migrations: {}", statistics.migrations)?;
         writeln!(f, "migrations_by_counter: {}", statistics.by_counter)?;
         writeln!(f, "migrations_blind: {}", statistics.blind)?;
+        self.control.tscs.show(f)?;
         clock.backend.show(f)
     }
 }

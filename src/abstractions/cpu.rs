@@ -5,6 +5,7 @@
 use crate::bindings;
 use kernel::{
     cpu::CpuId,
+    error::to_result,
     prelude::*, //
 };
 
@@ -49,6 +50,14 @@ pub(crate) fn relax() {
     unsafe { bindings::paraclock_cpu_relax() };
 }
 
+/// Tells the watchdogs for lockups that this CPU is busy on purpose (`touch_nmi_watchdog()`).
+///
+/// Context: any.
+pub(crate) fn touch_watchdogs() {
+    // SAFETY: The function sets flags of this CPU; it has no preconditions.
+    unsafe { bindings::paraclock_touch_watchdogs() };
+}
+
 /// Keeps the set of online CPUs as it is (`cpus_read_lock()`).
 ///
 /// Context: taking it may sleep.
@@ -91,22 +100,90 @@ pub(crate) fn num_online() -> u32 {
     unsafe { bindings::paraclock_num_online_cpus() }
 }
 
+/// Whether a CPU is online at the moment. It is not yet while it starts, up to the end of the
+/// STARTING section of CPU hotplug.
+///
+/// Context: any.
+pub(crate) fn is_online(cpu: CpuId) -> bool {
+    // SAFETY: The number is below nr_cpu_ids, by the type.
+    unsafe { bindings::paraclock_cpu_is_online(cpu.as_u32()) }
+}
+
+/// Whether a CPU is there at all: it may be plugged in and out.
+///
+/// Context: any.
+pub(crate) fn is_present(cpu: CpuId) -> bool {
+    // SAFETY: The number is below nr_cpu_ids, by the type.
+    unsafe { bindings::paraclock_cpu_is_present(cpu.as_u32()) }
+}
+
+/// On which socket a CPU is: the number of its package.
+///
+/// Known from before the STARTING section on, when the CPU comes up for the first time; it stays
+/// when the CPU goes.
+///
+/// Context: any.
+pub(crate) fn socket(cpu: CpuId) -> u32 {
+    // SAFETY: The number is below nr_cpu_ids, by the type; the function reads per-CPU data.
+    unsafe { bindings::paraclock_cpu_package(cpu.as_u32()) }
+}
+
+/// Calls the closure at `info`.
+///
+/// # Safety
+///
+/// `info` has to point to a live `F`.
+unsafe extern "C" fn call<F: Fn() + Sync>(info: *mut c_void) {
+    // SAFETY: By the function's requirements; a shared reference to an `F` may be used on all CPUs
+    // at once, since it is Sync.
+    let f = unsafe { &*info.cast::<F>() };
+    f();
+}
+
+/// Calls `f` on the given CPU, with interrupts disabled, and waits for the end.
+///
+/// Context: interrupts enabled, preemptible or not.
+///
+/// # Errors
+///
+/// `ENXIO` where the CPU is not online.
+pub(crate) fn on<F: Fn() + Sync>(cpu: CpuId, f: F) -> Result {
+    // SAFETY: `call` gets a pointer to `f`, which lives until the function has returned, and it
+    // returns only after the call has, if there was one.
+    to_result(unsafe {
+        bindings::paraclock_call_on(
+            cpu.as_u32(),
+            Some(call::<F>),
+            core::ptr::from_ref(&f).cast_mut().cast(),
+        )
+    })
+}
+
+/// Calls `f` on both CPUs at once, as far as they can be had at once, with interrupts disabled, and
+/// waits for the end. One that is not online is left out.
+///
+/// Context: may sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`: then it was not called.
+pub(crate) fn on_both<F: Fn() + Sync>(a: CpuId, b: CpuId, f: F) -> Result {
+    // SAFETY: The numbers are below nr_cpu_ids, by the type. `call` gets a pointer to `f`, which
+    // lives until the function has returned, and it returns only after the calls have.
+    to_result(unsafe {
+        bindings::paraclock_call_on_both(
+            a.as_u32(),
+            b.as_u32(),
+            Some(call::<F>),
+            core::ptr::from_ref(&f).cast_mut().cast(),
+        )
+    })
+}
+
 /// Calls `f` on every online CPU, with interrupts disabled, and waits for the end.
 ///
 /// Context: interrupts enabled, preemptible or not.
 pub(crate) fn on_each<F: Fn() + Sync>(f: F) {
-    /// Calls the closure at `info`.
-    ///
-    /// # Safety
-    ///
-    /// `info` has to point to a live `F`.
-    unsafe extern "C" fn call<F: Fn() + Sync>(info: *mut c_void) {
-        // SAFETY: By the function's requirements; a shared reference to an `F` may be used on
-        // all CPUs at once, since it is Sync.
-        let f = unsafe { &*info.cast::<F>() };
-        f();
-    }
-
     // SAFETY: `call` gets a pointer to `f`, which lives until the function has returned, and it
     // returns only after the calls on all CPUs have.
     unsafe {

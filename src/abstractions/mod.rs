@@ -5,6 +5,7 @@
 //! All of the driver's `unsafe` is below this module. Each file stands for itself and is written
 //! as if it were to move to `rust/kernel/`.
 
+pub(crate) mod async_call;
 pub(crate) mod clocksource;
 pub(crate) mod cpu;
 pub(crate) mod cpuhp;
@@ -21,4 +22,5 @@ pub(crate) mod reference_tsc;
 pub(crate) mod shutdown;
 pub(crate) mod trace;
 pub(crate) mod tsc;
+pub(crate) mod tsc_adjust;
 pub(crate) mod word;

@@ -297,6 +297,11 @@ impl Backend for Clock {
         })
     }
 
+    /// The counter, in 100 ns.
+    fn us(&self) -> Option<u64> {
+        Some(msr::read_time_ref_count()? / 10)
+    }
+
     /// The counter's, 100 ns.
     const STEP: Span = 100 * NS;
 

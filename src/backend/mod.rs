@@ -99,6 +99,12 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
         None
     }
 
+    /// A clock in us that does not stand on this CPU's TSC, where there is one to be read on any CPU,
+    /// also before it is online.
+    fn us(&self) -> Option<u64> {
+        None
+    }
+
     /// The step of [`Backend::second`], where that is a reference: see
     /// [`logic::elapsed::Fit`].
     const STEP: Span = NS;

@@ -61,6 +61,18 @@ named! {
 }
 
 named! {
+    /// The parameter `tsc_reliable`: whether the TSC is taken for reliable.
+    ReliableOption {
+        /// By the host's word and the CPU feature.
+        Auto = "auto",
+        /// Whatever they say.
+        Always = "always",
+        /// Whatever they say.
+        Never = "never",
+    }
+}
+
+named! {
     /// What the clock reads.
     Mode {
         /// The TSC alone.

@@ -8,6 +8,8 @@
 //! what a CPU is set to and the step at which it stands, and may ask again at any time with the
 //! same step: when the host takes its word back, say, or gives it again.
 
+pub use super::options::ReliableOption;
+
 use core::fmt;
 
 /// The rules, by name.
@@ -93,12 +95,11 @@ pub const FIRST_MS: u32 = 20;
 /// How long the check runs for a CPU of whose socket another one is up, in ms.
 pub const SIBLING_MS: u32 = 2;
 
-/// How often a CPU's TSC_ADJUST is verified at most, in s, where there is cause to look at it.
+/// How often the TSC_ADJUST of a CPU is verified, in s, one CPU after the other.
+///
+/// The kernel looks at a CPU's when that goes idle, at most once a second, which is no occasion
+/// that a module has. An interrupt of one CPU a second is what it has instead.
 pub const VERIFY_PERIOD_S: u32 = 1;
-
-/// How often a CPU's TSC_ADJUST is verified without a cause, in s, all CPUs in turn
-/// (`SYNC_CHECK_INTERVAL`).
-pub const VERIFY_TURN_S: u32 = 600;
 
 /// The CPU that came up first on a socket, as another one there finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +260,11 @@ pub enum Message {
     },
     /// The check has failed for good.
     Failed(Outcome),
+    /// The TSC was in step, and is so no more.
+    FellApart {
+        /// By how many cycles it is ahead at least; behind, where negative.
+        by: i64,
+    },
 }
 
 impl Message {
@@ -270,6 +276,7 @@ impl Message {
             Self::DiffersOnSocket { .. } => "differs-on-socket",
             Self::Moved { .. } => "moved",
             Self::Failed(_) => "failed",
+            Self::FellApart { .. } => "fell-apart",
         }
     }
 
@@ -278,6 +285,10 @@ impl Message {
         matches!(self, Self::DiffersOnSocket { .. })
     }
 }
+
+/// What ends messages of a CPU that is out of step.
+const UNTIL: &str = "; no mode tsc until the CPU is started anew or tsc_reliable= is written, \
+                     and it passes";
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -307,12 +318,25 @@ impl fmt::Display for Message {
                         write!(f, "TSC warps randomly, by up to {warp} cycles")?
                     }
                     Outcome::Unseen => {
-                        f.write_str("TSC not compared, the two CPUs hardly ran at once")?
+                        return f.write_str(
+                            "TSC not compared, the two CPUs hardly ran at once; \
+                             no mode tsc until they do",
+                        );
                     }
                     Outcome::StandsStill => f.write_str("TSC stands still")?,
-                    Outcome::Absent => f.write_str("TSC not compared, a CPU did not come")?,
+                    Outcome::Absent => {
+                        return f.write_str(
+                            "TSC not compared, a CPU did not come; no mode tsc until it does",
+                        );
+                    }
                 }
-                f.write_str("; no mode tsc until the CPU is started anew and passes")
+                f.write_str(UNTIL)
+            }
+            Self::FellApart { by } => {
+                write!(
+                    f,
+                    "TSC out of step by {by} cycles or more, and was not{UNTIL}"
+                )
             }
         }
     }
@@ -391,8 +415,9 @@ fn start(input: &Input) -> Decision {
             if found != reference.set_to {
                 decision.set(reference.set_to, Rule::SiblingToSocket);
             }
-            // A socket that was moved has another value than what its CPUs come up with.
-            if found != reference.boot_value {
+            // A socket that was moved has another value than what its CPUs come up with; one that
+            // comes back from offline may have that already.
+            if found != reference.boot_value && found != reference.set_to {
                 decision.log = Some(Message::DiffersOnSocket {
                     found,
                     socket: reference.boot_value,
@@ -472,17 +497,6 @@ pub enum HostsWord {
     Withdrawn,
 }
 
-/// The parameter `tsc_reliable`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReliableOption {
-    /// By the host's word and the CPU feature.
-    Auto,
-    /// Whatever they say.
-    Always,
-    /// Whatever they say.
-    Never,
-}
-
 /// Whether the TSC is reliable: then it is not checked, and the clock needs no watchdog
 /// (`CLOCK_SOURCE_MUST_VERIFY`) for its sake.
 ///
@@ -498,6 +512,103 @@ pub const fn is_reliable(option: ReliableOption, feature: bool, host: HostsWord)
     }
 }
 
+/// What is kept of a CPU's verdict.
+///
+/// A verdict that stands on a TSC being reliable does so only for as long as it is. And who goes by
+/// the first CPU of its socket has no verdict of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As the CPU of its socket by whose TSC_ADJUST it goes.
+    Socket,
+    /// Found in step, or the boot CPU.
+    InStep,
+    /// Not checked, since it was reliable.
+    Skipped,
+    /// To be checked.
+    Pending,
+    /// Not in step, or not found to be.
+    Denied(Reason),
+}
+
+impl Standing {
+    /// All of them that a [`Decision`] without a withdrawn word leads to, for numbering them.
+    const ALL: [Self; 9] = [
+        Self::Socket,
+        Self::InStep,
+        Self::Skipped,
+        Self::Pending,
+        Self::Denied(Reason::Warped),
+        Self::Denied(Reason::WarpedRandomly),
+        Self::Denied(Reason::StandsStill),
+        Self::Denied(Reason::NotChecked),
+        Self::Denied(Reason::SocketOutOfStep),
+    ];
+
+    /// What to keep of a decision that was made from that input.
+    pub fn of(input: &Input, decision: &Decision) -> Self {
+        if let (Place::Sibling(_), Some(_), Step::Starting) =
+            (input.place, input.boot_value, input.step)
+        {
+            return Self::Socket;
+        }
+        match decision.verdict {
+            Verdict::Pending => Self::Pending,
+            Verdict::Denied(reason) => Self::Denied(reason),
+            Verdict::Allowed if decision.rules.contains(Rule::ReliableIsNotChecked) => {
+                Self::Skipped
+            }
+            Verdict::Allowed => Self::InStep,
+        }
+    }
+
+    /// Its name in the status file; of one that is denied, the reason.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "as its socket",
+            Self::InStep => "in step",
+            Self::Skipped => "not checked, reliable",
+            Self::Pending => "to be checked",
+            Self::Denied(reason) => reason.name(),
+        }
+    }
+
+    /// The verdict that it stands for, where the TSC is reliable or is not; [`Standing::Socket`]
+    /// adds nothing to that of the other CPU.
+    pub const fn verdict(self, reliable: bool) -> Verdict {
+        match self {
+            Self::Socket | Self::InStep => Verdict::Allowed,
+            Self::Skipped | Self::Pending if reliable => Verdict::Allowed,
+            Self::Skipped | Self::Pending => Verdict::Pending,
+            Self::Denied(reason) => Verdict::Denied(reason),
+        }
+    }
+
+    /// Whether the check is worth another run by itself: it came to no result.
+    pub const fn is_open(self, reliable: bool) -> bool {
+        matches!(self, Self::Denied(Reason::NotChecked))
+            || matches!(self.verdict(reliable), Verdict::Pending)
+    }
+
+    /// A number for it.
+    pub fn to_number(self) -> u64 {
+        // What is not in the list is not kept by the driver; then it is to be checked.
+        let pending = Self::ALL.iter().position(|other| *other == Self::Pending);
+        Self::ALL
+            .iter()
+            .position(|other| *other == self)
+            .or(pending)
+            .map_or(0, |number| number as u64)
+    }
+
+    /// What has that number.
+    pub fn from_number(number: u64) -> Self {
+        usize::try_from(number)
+            .ok()
+            .and_then(|number| Self::ALL.get(number).copied())
+            .unwrap_or(Self::Pending)
+    }
+}
+
 /// What was found on a CPU that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -507,8 +618,13 @@ pub struct Found {
     pub set_to: i64,
     /// Whether that it was changed has been logged before.
     pub warned: bool,
-    /// Whether the CPU comes back from offline or from a suspend, which is not rate-limited.
+    /// Whether the CPU comes back from a suspend: then it is logged anew.
     pub resume: bool,
+    /// What was found instead at the last look, and written over.
+    pub overwritten: Option<i64>,
+    /// Whether the kernel verifies the register as well, by a record of its own: it does not where
+    /// the TSC is unstable to it.
+    pub kernel_verifies: bool,
 }
 
 /// What to do about it.
@@ -516,18 +632,38 @@ pub struct Found {
 pub struct Restore {
     /// What to write to `IA32_TSC_ADJUST`, if anything.
     pub write: Option<i64>,
+    /// What the CPU is taken to be set to from now on.
+    pub set_to: i64,
     /// Whether to log it.
     pub log: bool,
     /// To be remembered for [`Found::warned`].
     pub warned: bool,
+    /// To be remembered for [`Found::overwritten`].
+    pub overwritten: Option<i64>,
 }
 
 /// Decides about a TSC_ADJUST that somebody else may have changed (`tsc_verify_tsc_adjust()`).
+///
+/// It is written back. Where the kernel verifies it too and the very same value is there again at
+/// the next look, it is the kernel that has written it, by its own record: two who correct each
+/// other would go on for ever, so that value it is from then on. What it is good for the check
+/// has to say.
 pub fn verify(found: &Found) -> Restore {
-    let changed = found.value.is_some_and(|value| value != found.set_to);
-    Restore {
-        write: changed.then_some(found.set_to),
-        log: changed && (found.resume || !found.warned),
-        warned: changed || found.warned,
+    let changed = found.value.filter(|value| *value != found.set_to);
+    let mut restore = Restore {
+        write: None,
+        set_to: found.set_to,
+        log: changed.is_some() && (found.resume || !found.warned),
+        warned: changed.is_some() || found.warned,
+        overwritten: None,
+    };
+    if let Some(value) = changed {
+        if found.kernel_verifies && found.overwritten == Some(value) {
+            restore.set_to = value;
+        } else {
+            restore.write = Some(found.set_to);
+            restore.overwritten = Some(value);
+        }
     }
+    restore
 }

@@ -20,6 +20,7 @@
 
 static const char * const bad_params[] = {
 	"backend=xen", "mode=fast", "rating=high", "rating=-1", "rating=600",
+	"tsc_reliable=perhaps",
 };
 
 static const char * const backends[] = { "auto", "kvm", "hyperv" };
@@ -30,7 +31,7 @@ static const char * const counters[] = {
 	"updates", "retries", "clamped", "stuck", "guest_stopped", "invalid",
 };
 
-static const char * const params[] = { "backend", "mode", "rating" };
+static const char * const params[] = { "backend", "mode", "rating", "tsc_reliable" };
 
 static char other[CS_NAME];
 

@@ -4,7 +4,8 @@
 #![cfg(not(loom))]
 
 use paraclock_unit::logic::options::{
-    Backend, BackendOption, Mode, ModeOption, Offer, RATINGS, Refusal, default_rating, resolve,
+    Backend, BackendOption, Mode, ModeOption, Offer, RATINGS, Refusal, ReliableOption,
+    default_rating, resolve,
 };
 use proptest::prelude::*;
 
@@ -41,6 +42,7 @@ macro_rules! names {
 
 names!(backends, BackendOption, ["auto", "kvm", "hyperv"]);
 names!(modes, ModeOption, ["auto", "tsc", "page", "msr"]);
+names!(reliable, ReliableOption, ["auto", "always", "never"]);
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]

@@ -6,7 +6,8 @@
 
 use paraclock_unit::logic::tsc_adjust::{
     Check, Decision, FIRST_MS, Found, HostsWord, Input, MAX_RUNS, Message, Outcome, Place, Reason,
-    Reference, ReliableOption, Rule, SIBLING_MS, Step, Verdict, decide, is_reliable, verify,
+    Reference, ReliableOption, Rule, SIBLING_MS, Standing, Step, Verdict, decide, is_reliable,
+    verify,
 };
 use std::collections::HashSet;
 
@@ -167,7 +168,9 @@ fn sibling_to_socket() {
             return decision.write.is_none();
         };
         let differs = found != reference.set_to;
-        let logged = (found != reference.boot_value).then_some(Message::DiffersOnSocket {
+        // One that comes back has what the socket was set to, and is no news.
+        let is_news = found != reference.boot_value && found != reference.set_to;
+        let logged = is_news.then_some(Message::DiffersOnSocket {
             found,
             socket: reference.boot_value,
         });
@@ -364,29 +367,157 @@ fn reliable() {
     }
 }
 
-/// `tsc_verify_tsc_adjust()`: restored always, logged the first time and after a resume.
-#[test]
-fn what_was_changed_is_restored() {
-    for value in VALUES.map(Some).into_iter().chain([None]) {
+fn all_found() -> Vec<Found> {
+    let values = || VALUES.map(Some).into_iter().chain([None]);
+    let mut all = Vec::new();
+    for value in values() {
         for set_to in VALUES {
-            for warned in BOOLS {
-                for resume in BOOLS {
-                    let found = Found {
+            for overwritten in values() {
+                for bits in 0..8 {
+                    all.push(Found {
                         value,
                         set_to,
-                        warned,
-                        resume,
-                    };
-                    let restore = verify(&found);
-                    let changed = !(value.is_none() || value == Some(set_to));
-                    let case = format!("{found:?}: {restore:?}");
-                    assert_eq!(restore.write, changed.then_some(set_to), "{case}");
-                    assert_eq!(restore.log, changed && (resume || !warned), "{case}");
-                    assert_eq!(restore.warned, warned || changed, "{case}");
+                        warned: bits & 1 != 0,
+                        resume: bits & 2 != 0,
+                        overwritten,
+                        kernel_verifies: bits & 4 != 0,
+                    });
                 }
             }
         }
     }
+    all
+}
+
+/// `tsc_verify_tsc_adjust()`: restored, logged the first time and after a resume; but where the
+/// kernel insists on another value that one is taken.
+#[test]
+fn what_was_changed_is_restored() {
+    for found in all_found() {
+        let restore = verify(&found);
+        let changed = !(found.value.is_none() || found.value == Some(found.set_to));
+        let insisted = changed && found.kernel_verifies && found.value == found.overwritten;
+        let case = format!("{found:?}: {restore:?}");
+        let write = (changed && !insisted).then_some(found.set_to);
+        assert_eq!(restore.write, write, "{case}");
+        assert_eq!(
+            restore.log,
+            changed && (found.resume || !found.warned),
+            "{case}"
+        );
+        assert_eq!(restore.warned, found.warned || changed, "{case}");
+        let overwritten = found.value.filter(|_| write.is_some());
+        assert_eq!(restore.overwritten, overwritten, "{case}");
+        let set_to = found.value.filter(|_| insisted).unwrap_or(found.set_to);
+        assert_eq!(restore.set_to, set_to, "{case}");
+    }
+}
+
+/// Two looks at a register that the kernel has another record of end the quarrel, by its record;
+/// one change by somebody else, even the same one each hour, does not.
+#[test]
+fn the_kernels_record_is_not_fought() {
+    let look = |value, set_to, overwritten| {
+        verify(&Found {
+            value: Some(value),
+            set_to,
+            warned: true,
+            resume: false,
+            overwritten,
+            kernel_verifies: true,
+        })
+    };
+    let first = look(7, 0, None);
+    assert_eq!(first.write, Some(0));
+    // The kernel has written its 7 again.
+    let second = look(7, first.set_to, first.overwritten);
+    assert_eq!((second.write, second.set_to), (None, 7));
+    let third = look(7, second.set_to, second.overwritten);
+    assert_eq!((third.write, third.set_to), (None, 7));
+
+    let held = look(0, first.set_to, first.overwritten);
+    assert_eq!((held.write, held.overwritten), (None, None));
+    assert_eq!(look(7, held.set_to, held.overwritten).write, Some(0));
+}
+
+/// What is kept of a decision means the same as the decision, for as long as the TSC is as reliable
+/// as it was, and asks for the check where it no longer is.
+#[test]
+fn what_is_kept_of_a_verdict() {
+    for input in inputs().into_iter().filter(|input| !input.withdrawn) {
+        let decision = decide(&input);
+        let standing = Standing::of(&input, &decision);
+        let case = format!("{input:?}: {decision:?}: {standing:?}");
+        assert_eq!(
+            Standing::from_number(standing.to_number()),
+            standing,
+            "{case}"
+        );
+        let by_socket = is_sibling(&input) && input.boot_value.is_some();
+        if input.step == Step::Starting && by_socket {
+            assert_eq!(standing, Standing::Socket, "{case}");
+            continue;
+        }
+        assert_eq!(
+            standing.verdict(false) == Verdict::Allowed,
+            standing == Standing::InStep
+        );
+        let skipped = decision.rules.contains(Rule::ReliableIsNotChecked);
+        assert_eq!(standing == Standing::Skipped, skipped, "{case}");
+        if skipped {
+            assert!(input.reliable, "{case}");
+            assert_eq!(standing.verdict(true), Verdict::Allowed, "{case}");
+            assert_eq!(standing.verdict(false), Verdict::Pending, "{case}");
+            assert!(standing.is_open(false) && !standing.is_open(true), "{case}");
+        } else if !(input.reliable && decision.verdict == Verdict::Pending) {
+            assert_eq!(standing.verdict(input.reliable), decision.verdict, "{case}");
+        }
+    }
+}
+
+#[test]
+fn standings_have_numbers_and_names() {
+    let reasons = [
+        Reason::Warped,
+        Reason::WarpedRandomly,
+        Reason::StandsStill,
+        Reason::NotChecked,
+        Reason::SocketOutOfStep,
+    ];
+    let all: Vec<Standing> = [
+        Standing::Socket,
+        Standing::InStep,
+        Standing::Skipped,
+        Standing::Pending,
+    ]
+    .into_iter()
+    .chain(reasons.map(Standing::Denied))
+    .collect();
+    let numbers: HashSet<u64> = all.iter().map(|standing| standing.to_number()).collect();
+    let names: HashSet<&str> = all.iter().map(|standing| standing.name()).collect();
+    assert_eq!((numbers.len(), names.len()), (all.len(), all.len()));
+    for standing in all {
+        assert_eq!(Standing::from_number(standing.to_number()), standing);
+        let comes_to_nothing = matches!(
+            standing,
+            Standing::Denied(Reason::NotChecked) | Standing::Pending | Standing::Skipped
+        );
+        assert_eq!(standing.is_open(false), comes_to_nothing);
+    }
+    // What is to be checked need not be any more once the TSC is reliable.
+    for standing in [Standing::Pending, Standing::Skipped] {
+        assert_eq!(standing.verdict(true), Verdict::Allowed);
+        assert_eq!(standing.verdict(false), Verdict::Pending);
+    }
+    // A number of nobody's is to be checked, whatever it was.
+    for number in [9, 10, u64::MAX] {
+        assert_eq!(Standing::from_number(number), Standing::Pending);
+    }
+    let withdrawn = Standing::Denied(Reason::Withdrawn);
+    assert_eq!(
+        Standing::from_number(withdrawn.to_number()),
+        Standing::Pending
+    );
 }
 
 #[test]
@@ -419,17 +550,36 @@ fn messages() {
             // A correction of +10,000 is a TSC that is 10,000 behind.
             Message::Failed(Outcome::Warped { correction: 10_000 }),
             "failed",
-            "TSC out of step by -10000 cycles; no mode tsc until the CPU is started anew and passes",
+            "TSC out of step by -10000 cycles; no mode tsc until the CPU is started anew or \
+             tsc_reliable= is written, and it passes",
         ),
         (
             Message::Failed(Outcome::WarpedRandomly { warp: 5 }),
             "failed",
-            "TSC warps randomly, by up to 5 cycles; no mode tsc until the CPU is started anew and passes",
+            "TSC warps randomly, by up to 5 cycles; no mode tsc until the CPU is started anew or \
+             tsc_reliable= is written, and it passes",
         ),
         (
             Message::Failed(Outcome::StandsStill),
             "failed",
-            "TSC stands still; no mode tsc until the CPU is started anew and passes",
+            "TSC stands still; no mode tsc until the CPU is started anew or tsc_reliable= is \
+             written, and it passes",
+        ),
+        (
+            Message::Failed(Outcome::Unseen),
+            "failed",
+            "TSC not compared, the two CPUs hardly ran at once; no mode tsc until they do",
+        ),
+        (
+            Message::Failed(Outcome::Absent),
+            "failed",
+            "TSC not compared, a CPU did not come; no mode tsc until it does",
+        ),
+        (
+            Message::FellApart { by: -5 },
+            "fell-apart",
+            "TSC out of step by -5 cycles or more, and was not; no mode tsc until the CPU is \
+             started anew or tsc_reliable= is written, and it passes",
         ),
     ];
     for (message, name, text) in texts {
@@ -627,11 +777,7 @@ fn the_page_names_the_rules_and_figures() {
     for figure in [
         format!("{FIRST_MS} ms for the first CPU of a socket and {SIBLING_MS} ms for others"),
         format!("at most {MAX_RUNS} runs"),
-        "at most once a second".to_owned(),
-        format!(
-            "every {} s",
-            paraclock_unit::logic::tsc_adjust::VERIFY_TURN_S
-        ),
+        "once a second, one CPU after the other".to_owned(),
     ] {
         assert!(PAGE.contains(&figure), "{figure}");
     }
