@@ -12,6 +12,7 @@
 #             `make demo HOST=migrate` shows the clock through a few migrations; `make bench` knows
 #             kvm, hyperv, migrate and migrate-kvm
 #   MIGRATIONS=  through how many the longest test of the suite `update` goes; 400 without it
+#   HOTPLUG_TURNS=  how often every CPU goes offline and comes back in the suite `hotplug`; 60 without it
 #   BENCH_DRIFT_SECONDS=  over how long `make bench` compares each clock with the host's
 
 MAKEFLAGS += --no-print-directory
@@ -23,6 +24,7 @@ QEMU_SRC ?=
 SUITE ?=
 HOST ?=
 MIGRATIONS ?=
+HOTPLUG_TURNS ?=
 
 # Cargo's own progress only where somebody looks at it.
 cargo := cargo run --quiet --release --locked -p rig --
@@ -37,7 +39,7 @@ else
 unexport QEMU_SRC
 endif
 
-export MIGRATIONS
+export MIGRATIONS HOTPLUG_TURNS
 
 bootstrap:
 	@scripts/bootstrap
@@ -48,7 +50,7 @@ demo: bootstrap ## boot a guest, load and select the clock, and show it; HOST=mi
 check: bootstrap ## run all tests, or one suite with SUITE=name
 	@$(cargo) check $(if $(SUITE),--suite $(SUITE))
 
-check-debug: bootstrap ## the tests of updates in a kernel that watches itself (builds one; takes long)
+check-debug: bootstrap ## the tests of updates and of CPU hotplug in a kernel that watches itself (builds one; takes long)
 	@$(cargo) check-debug
 
 bench: bootstrap ## what the clock costs, beside the C clocks, and whether that is within the limits
@@ -88,6 +90,6 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Suites of `make check SUITE=name`:'
 	@$(if $(shell command -v cargo),$(cargo) suites,echo '  (cargo is not installed)')
-	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= MIGRATIONS= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
+	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= MIGRATIONS= HOTPLUG_TURNS= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
 
 .PHONY: bootstrap demo check check-debug bench shell setup modules modules_install clean help

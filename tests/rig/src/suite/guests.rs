@@ -138,6 +138,10 @@ impl Teller {
         }
     }
 
+    pub(super) fn note(&mut self, text: &str) {
+        self.step.note(text);
+    }
+
     pub(super) fn finish(self) {
         self.step.finish("");
     }

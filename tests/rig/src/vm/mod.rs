@@ -142,6 +142,14 @@ pub enum Flavour {
     BenchOwn1,
     BenchOwn4,
     BenchOwn16,
+    /// Two sockets, Hyper-V with reenlightenment alone: the kernel does nothing about TSCs, the driver all.
+    HotplugHyperv,
+    /// Two sockets, KVM, an invariant TSC: the kernel does what the driver does, and the host vouches.
+    HotplugKvm,
+    /// Two sockets, Hyper-V as above, CPUs without TSC_ADJUST.
+    HotplugPlain,
+    /// A real KVM that shows Hyper-V, two sockets of one vCPU.
+    HotplugNested,
 }
 
 /// All that is to be known of a flavour; whoever acts on it reads it here.
@@ -152,6 +160,10 @@ struct Spec {
     test_host: Option<Shape>,
     /// The test host's processor has the TSC-deadline timer, which a real KVM's always has.
     deadline: bool,
+    /// The topology, as `-smp` takes it, where the number of vCPUs is not all.
+    smp: Option<&'static str>,
+    /// Whether the test host's CPUs have TSC_ADJUST.
+    tsc_adjust: bool,
     /// What L2's kernel command line gets.
     kernel_args: &'static [&'static str],
     /// The parameters that the driver is loaded with.
@@ -208,6 +220,8 @@ const KVM_ADOPT: Spec = Spec {
     host: Host::Kvm,
     test_host: None,
     deadline: false,
+    smp: None,
+    tsc_adjust: true,
     kernel_args: &[],
     module_args: &[],
     second: None,
@@ -372,6 +386,39 @@ const UPDATE_CONTROL: Spec = Spec {
     kernel_args: &["tsc=reliable"],
     ..UPDATE_HYPERV
 };
+/// The other two are there to be plugged in.
+const SOCKETS: Option<&str> = Some("4,sockets=3,cores=2,maxcpus=6");
+const HOTPLUG_HYPERV: Spec = Spec {
+    name: "hotplug-hyperv",
+    smp: SOCKETS,
+    ..UPDATE_HYPERV
+};
+const HOTPLUG_KVM: Spec = Spec {
+    name: "hotplug-kvm",
+    test_host: Some(Shape {
+        vcpus: 4,
+        device: true,
+        hyperv: false,
+        kvm: true,
+        invtsc: true,
+    }),
+    smp: SOCKETS,
+    expect: Expect {
+        owner: "adopted",
+        ..TSC_BESIDE_PVCLOCK
+    },
+    ..KVM_ADOPT
+};
+const HOTPLUG_PLAIN: Spec = Spec {
+    name: "hotplug-plain",
+    tsc_adjust: false,
+    ..HOTPLUG_HYPERV
+};
+const HOTPLUG_NESTED: Spec = Spec {
+    name: "hotplug-nested",
+    smp: Some("2,sockets=2,cores=1"),
+    ..HYPERV
+};
 
 const BENCH_HYPERV: Spec = Spec {
     name: "bench-hyperv",
@@ -454,6 +501,13 @@ impl Flavour {
     /// And the memory that is taken.
     pub const BENCH_MEMORY: &[Flavour] =
         &[Flavour::BenchOwn1, Flavour::BenchOwn4, Flavour::BenchOwn16];
+    /// The flavours of the suite `hotplug`.
+    pub const HOTPLUG: &[Flavour] = &[
+        Flavour::HotplugHyperv,
+        Flavour::HotplugKvm,
+        Flavour::HotplugPlain,
+        Flavour::HotplugNested,
+    ];
 
     fn spec(self) -> &'static Spec {
         match self {
@@ -483,6 +537,10 @@ impl Flavour {
             Flavour::BenchOwn1 => &BENCH_OWN_1,
             Flavour::BenchOwn4 => &BENCH_OWN_4,
             Flavour::BenchOwn16 => &BENCH_OWN_16,
+            Flavour::HotplugHyperv => &HOTPLUG_HYPERV,
+            Flavour::HotplugKvm => &HOTPLUG_KVM,
+            Flavour::HotplugPlain => &HOTPLUG_PLAIN,
+            Flavour::HotplugNested => &HOTPLUG_NESTED,
         }
     }
 
@@ -514,6 +572,11 @@ impl Flavour {
         } else {
             "EPYC,+svm,+npt"
         }
+    }
+
+    /// `-smp`, where the task does not decide.
+    fn smp(self) -> Option<&'static str> {
+        self.spec().smp
     }
 
     /// What the flavour's guest is told by its command line, and makes its tests' environment of.
@@ -568,6 +631,8 @@ pub enum Task {
     TestHost,
     /// The tests of updates in place.
     Update,
+    /// The tests of CPUs that come and go.
+    Hotplug,
     /// A few migrations, for people to look at.
     Migrate,
     /// Readers on all CPUs.
@@ -580,10 +645,11 @@ pub enum Task {
 }
 
 impl Task {
-    pub const ALL: [Task; 9] = [
+    pub const ALL: [Task; 10] = [
         Task::Check,
         Task::TestHost,
         Task::Update,
+        Task::Hotplug,
         Task::Migrate,
         Task::Hammer,
         Task::Demo,
@@ -597,6 +663,7 @@ impl Task {
             Task::Check => "check",
             Task::TestHost => "testhost",
             Task::Update => "update",
+            Task::Hotplug => "hotplug",
             Task::Migrate => "migrate",
             Task::Hammer => "hammer",
             Task::Demo => "demo",
@@ -645,6 +712,9 @@ pub fn guest_cmdline(task: Task, flavour: Flavour) -> String {
     if task == Task::Update {
         words.extend(crate::suite::update_words());
     }
+    if task == Task::Hotplug {
+        words.extend(crate::suite::hotplug_words());
+    }
     words.extend(flavour.words());
     words.join(" ")
 }
@@ -666,7 +736,9 @@ pub fn guest_args(
         "-m",
         "256",
         "-smp",
-        &task.vcpus().to_string(),
+        &flavour
+            .smp()
+            .map_or_else(|| task.vcpus().to_string(), str::to_owned),
         "-cpu",
         flavour.spec().host.cpu(),
         "-kernel",
@@ -706,6 +778,7 @@ mod tests {
             Flavour::UPDATE,
             Flavour::BENCH,
             Flavour::BENCH_MEMORY,
+            Flavour::HOTPLUG,
         ]
         .concat();
         let names: BTreeSet<&str> = suites.iter().map(|f| f.name()).collect();
@@ -788,16 +861,17 @@ mod tests {
     #[test]
     fn the_test_host_shows_what_is_expected() {
         for &f in Flavour::all() {
+            let suites = [
+                Flavour::TEST_HOST,
+                Flavour::UPDATE,
+                Flavour::HOTPLUG,
+                Flavour::BENCH,
+                Flavour::BENCH_MEMORY,
+            ];
+            let of_test_host = suites.iter().any(|s| s.contains(&f));
             assert_eq!(
                 f.test_host().is_some(),
-                [
-                    Flavour::TEST_HOST,
-                    Flavour::UPDATE,
-                    Flavour::BENCH,
-                    Flavour::BENCH_MEMORY
-                ]
-                .iter()
-                .any(|suite| suite.contains(&f)),
+                of_test_host && f != Flavour::HotplugNested,
                 "{f}"
             );
             let Some(shape) = f.test_host() else { continue };

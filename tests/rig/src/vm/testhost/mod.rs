@@ -97,7 +97,9 @@ pub fn launch(
         args.push("-L".into());
         args.push(dir.into());
     }
-    let vcpus = shape.vcpus.to_string();
+    let vcpus = flavour
+        .smp()
+        .map_or_else(|| shape.vcpus.to_string(), str::to_owned);
     let counted = task == Task::Bench;
     let (accel, tsc_khz) = if counted {
         (icount::ACCEL, icount::TSC_KHZ)
@@ -130,7 +132,9 @@ pub fn launch(
         let trace = std::path::absolute(log_dir.join(TRACE)).context("no current directory")?;
         args.push("-device".into());
         // As JSON, in which a comma in a path needs no care.
-        args.push(shape.device(tsc_khz, Some(&trace)).to_string().into());
+        let mut device = shape.device(tsc_khz, Some(&trace));
+        device["tsc-adjust"] = json!(flavour.spec().tsc_adjust);
+        args.push(device.to_string().into());
     }
     for (option, value) in [
         ("-kernel", artifacts.kernel.bzimage.as_os_str()),

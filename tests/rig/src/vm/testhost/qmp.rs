@@ -21,6 +21,19 @@ enum Request<'a> {
     Capabilities {},
     #[serde(rename = "x-guest-time")]
     GuestTime { line: &'a str },
+    #[serde(rename = "device_add")]
+    DeviceAdd(&'a Vcpu),
+}
+
+/// A vCPU that was left out when the machine was started, by its place.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Vcpu {
+    pub driver: &'static str,
+    pub id: String,
+    pub socket_id: u32,
+    pub core_id: u32,
+    pub thread_id: u32,
 }
 
 /// What the monitor says: the greeting first, then an answer for each request, and events between them.
@@ -109,6 +122,11 @@ impl Qmp {
                 Message::Event { .. } | Message::Greeting { .. } => {}
             }
         }
+    }
+
+    /// Plugs a vCPU in.
+    pub fn plug(&mut self, vcpu: &Vcpu) -> Result<()> {
+        self.request(&Request::DeviceAdd(vcpu)).map(|_| ())
     }
 
     /// Has the device do one thing. An error of the device's names the command.
