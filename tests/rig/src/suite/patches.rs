@@ -30,7 +30,8 @@ pub fn run(cx: &Context, report: &mut Report) -> Result<()> {
     }
     let patches: Vec<PathBuf> = files::list(&cx.root)?
         .into_iter()
-        .filter(|p| p.starts_with("patches") && files::has_extension(p, "patch"))
+        // What stands in a folder below is not of the series.
+        .filter(|p| p.parent() == Some(Path::new("patches")) && files::has_extension(p, "patch"))
         .map(|p| cx.root.join(p))
         .collect();
     if patches.is_empty() {
