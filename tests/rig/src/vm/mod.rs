@@ -140,12 +140,9 @@ pub enum Flavour {
     BenchKvm,
     /// The same with pages of the driver's own, for so many possible CPUs.
     #[value(name = "bench-own-1")]
-    #[value(name = "bench-own-1")]
     BenchOwn1,
     #[value(name = "bench-own-4")]
-    #[value(name = "bench-own-4")]
     BenchOwn4,
-    #[value(name = "bench-own-16")]
     #[value(name = "bench-own-16")]
     BenchOwn16,
     /// Two sockets, Hyper-V with reenlightenment alone: the kernel does nothing about TSCs, the driver all.
