@@ -39,6 +39,8 @@ bool page_clock_read(const struct page_clock *clock, struct page_reading *readin
 /* The two layouts. */
 bool pvclock_read(const void *page, struct page_reading *reading);
 bool hv_page_read(const void *page, struct page_reading *reading);
+/* KVM vouches for the clock on all vCPUs at once. */
+bool pvclock_is_stable(const void *page);
 
 /*
  * How far CLOCK_MONOTONIC_RAW is from the page's time.

@@ -18,6 +18,15 @@ struct pvclock_vcpu_time_info {
 
 _Static_assert(sizeof(struct pvclock_vcpu_time_info) == 32, "the host's layout");
 
+#define PVCLOCK_TSC_STABLE_BIT	(1u << 0)
+
+bool pvclock_is_stable(const void *at)
+{
+	const struct pvclock_vcpu_time_info *page = at;
+
+	return READ_ONCE(page->flags) & PVCLOCK_TSC_STABLE_BIT;
+}
+
 static __u64 scale_delta(__u64 delta, __u32 mul, __s8 shift)
 {
 	if (shift < 0)

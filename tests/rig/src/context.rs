@@ -127,6 +127,11 @@ impl Context {
         initramfs::l2(&self.build().join("images"), &self.guest(), payload)
     }
 
+    pub fn nested_image(&self, payload: &Payload) -> Result<PathBuf> {
+        let images = self.build().join("images");
+        initramfs::nested(&images, &self.guest(), self.artifacts()?, payload)
+    }
+
     /// Builds the modules in `build/<dir>`, as anyone would build a module outside the tree.
     pub fn modules(&self, dir: &str, more: &[&str]) -> Result<Vec<PathBuf>> {
         let kernel = &self.artifacts()?.kernel;

@@ -66,7 +66,10 @@ pub fn run(
         cx,
         task,
         limits,
-        image: cx.l2_image(payload)?,
+        image: match task {
+            Task::Nested => cx.nested_image(payload)?,
+            _ => cx.l2_image(payload)?,
+        },
     };
     retry(flavours, logs, audience, |left, log, watcher| {
         runner.boot(left, log, watcher)

@@ -8,6 +8,7 @@ mod guests;
 mod host;
 mod hotplug;
 mod install;
+mod nested;
 mod patches;
 mod style;
 mod unit;
@@ -20,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 pub use guests::run_one;
 pub use host::soak;
 pub use hotplug::guest_words as hotplug_words;
+pub use nested::guest_words as nested_words;
 use std::io::{Write, stdout};
 use std::time::Instant;
 pub use update::guest_words as update_words;
@@ -88,6 +90,13 @@ pub const SUITES: &[Suite] = &[
         // On a machine with more to do than CPUs two vCPUs hardly run at once, and checks come to nothing.
         by_name: true,
         run: hotplug::run,
+    },
+    Suite {
+        name: "nested",
+        about: "the guest as a host, with patches/kvm/ in its kernel (by its name alone)",
+        // It needs patches that are not of the series yet: patches/kvm/README.rst.
+        by_name: true,
+        run: nested::run,
     },
     Suite {
         name: "host",

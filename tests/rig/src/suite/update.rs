@@ -27,13 +27,18 @@ const TEST: Duration = Duration::from_secs(240);
 static MIGRATIONS_BY_DEFAULT: AtomicU32 = AtomicU32::new(DEFAULT);
 
 fn asked() -> Result<u32> {
+    asked_or(MIGRATIONS_BY_DEFAULT.load(Relaxed))
+}
+
+/// How many were asked for, of any suite.
+pub(super) fn asked_or(default: u32) -> Result<u32> {
     match std::env::var(MIGRATIONS) {
         Ok(text) if !text.is_empty() => text
             .parse()
             .ok()
             .filter(|n| (1..=86_400).contains(n))
             .with_context(|| format!("{MIGRATIONS}={text} is no number from 1 to 86400")),
-        _ => Ok(MIGRATIONS_BY_DEFAULT.load(Relaxed)),
+        _ => Ok(default),
     }
 }
 
@@ -44,9 +49,13 @@ fn patience(migrations: u32) -> Duration {
 /// What the guest is told of it. What is wrong with the number is told by [`run`].
 pub fn guest_words() -> Vec<String> {
     let migrations = asked().unwrap_or(DEFAULT);
+    words(migrations, patience(migrations))
+}
+
+pub(super) fn words(migrations: u32, patience: Duration) -> Vec<String> {
     vec![
         format!("rig.migrations={migrations}"),
-        format!("rig.patience={}", patience(migrations).as_secs()),
+        format!("rig.patience={}", patience.as_secs()),
     ]
 }
 
@@ -72,8 +81,32 @@ pub fn run(cx: &Context, report: &mut Report) -> Result<()> {
 
 fn run_in(cx: &Context, report: &mut Report, flavours: &[Flavour], logs: &str) -> Result<()> {
     let migrations = asked()?;
+    migrate(
+        cx,
+        report,
+        Task::Update,
+        flavours,
+        logs,
+        migrations,
+        patience(migrations),
+    )
+}
+
+/// Runs guests that are migrated so often, which takes so long at most.
+pub(super) fn migrate(
+    cx: &Context,
+    report: &mut Report,
+    task: Task,
+    flavours: &[Flavour],
+    logs: &str,
+    migrations: u32,
+    patience: Duration,
+) -> Result<()> {
     if flavours.is_empty() {
-        report.skip("update", "it has none of the flavours that were asked for");
+        report.skip(
+            task.name(),
+            "it has none of the flavours that were asked for",
+        );
         return Ok(());
     }
     let logs = cx.fresh_logs(logs)?;
@@ -81,21 +114,13 @@ fn run_in(cx: &Context, report: &mut Report, flavours: &[Flavour], logs: &str) -
     let payload = cx.payload()?;
     let mut audience = Teller::new(
         cx,
-        &format!("update: guests, {migrations} migrations ({MIGRATIONS}= for more)"),
+        &format!("{task}: guests, {migrations} migrations ({MIGRATIONS}= for more)"),
     );
     let limits = Limits {
-        run: Limits::default().run + patience(migrations),
+        run: Limits::default().run + patience,
         ..Limits::default()
     };
-    let results = guest::run(
-        cx,
-        Task::Update,
-        flavours,
-        limits,
-        payload,
-        &logs,
-        &mut audience,
-    )?;
+    let results = guest::run(cx, task, flavours, limits, payload, &logs, &mut audience)?;
     for f in &results.finals {
         judge(report, f);
     }

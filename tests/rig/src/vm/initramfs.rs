@@ -298,6 +298,10 @@ fn is_dynamic(path: &Path) -> Result<bool> {
 
 /// The image of the guest under test.
 pub fn l2(dir: &Path, guest: &Path, payload: &Payload) -> Result<PathBuf> {
+    guest_image(dir, guest, payload)?.build(dir, "l2")
+}
+
+fn guest_image(dir: &Path, guest: &Path, payload: &Payload) -> Result<Image> {
     let mut image = Image::default();
     busybox(&mut image)?;
     for (to, from) in [("init", "l2-init"), ("usr/bin/timeout", "timeout")] {
@@ -320,7 +324,49 @@ pub fn l2(dir: &Path, guest: &Path, payload: &Payload) -> Result<PathBuf> {
             image.file("boot/initrd", &second(dir, guest, tree)?)?;
         }
     }
-    image.build(dir, "l2")
+    Ok(image)
+}
+
+/// The image of the guest under test that is itself a host, of the same guest.
+pub fn nested(
+    dir: &Path,
+    guest: &Path,
+    artifacts: &Artifacts,
+    payload: &Payload,
+) -> Result<PathBuf> {
+    let mut image = guest_image(dir, guest, payload)?;
+    let inside = Payload {
+        second_kernel: None,
+        ..payload.clone()
+    };
+    host(&mut image, artifacts, &l2(dir, guest, &inside)?)?;
+    let args = guest_args(
+        Task::NestedGuest,
+        Flavour::KvmAdopt,
+        "/l2/bzImage",
+        "/l2/initramfs",
+        "/usr/share/qemu",
+    );
+    image.script("rig/nested", nested_launcher(&args));
+    image.build(dir, "nested")
+}
+
+/// Starts the guest's guest: with its memory in one file, its console in another, and more words on its kernel's
+/// command line.
+fn nested_launcher(args: &[String]) -> String {
+    let mut words: Vec<String> = args.iter().map(|a| quote(a)).collect();
+    let after = |option: &str| args.iter().position(|a| a == option).map(|at| at + 1);
+    if let Some(at) = after("-append") {
+        words[at] += "\" $3\"";
+    }
+    let size = after("-m").map_or("", |at| args[at].as_str());
+    format!(
+        "#!/bin/sh\nexec qemu-system-x86_64 {} \\\n\
+         \t-object memory-backend-file,id=ram,size={size}M,share=on,mem-path=\"$1\" \\\n\
+         \t-name l2,debug-threads=on -machine memory-backend=ram \\\n\
+         \t-chardev file,id=console,path=\"$2\" -serial chardev:console\n",
+        words.join(" ")
+    )
 }
 
 /// The image of the second kernel in the same guest: what looks for what the first one left.
@@ -340,31 +386,9 @@ pub fn l1(dir: &Path, guest: &Path, artifacts: &Artifacts, l2_image: &Path) -> R
     let mut image = Image::default();
     busybox(&mut image)?;
     image.file("init", &guest.join("l1-init"))?;
-    let qemu = inner_qemu(artifacts)?;
-    image.file("usr/bin/qemu-system-x86_64", &qemu.program)?;
-    for (soname, path) in &qemu.libraries {
-        image.file(
-            &format!(
-                "{}/{soname}",
-                if soname.starts_with("ld-linux") {
-                    "lib64"
-                } else {
-                    "lib"
-                }
-            ),
-            path,
-        )?;
-    }
-    for path in &qemu.firmware {
-        let name = path
-            .file_name()
-            .context("firmware without a name")?
-            .to_string_lossy();
-        image.file(&format!("usr/share/qemu/{name}"), path)?;
-    }
-    image.file("l2/bzImage", &artifacts.kernel.bzimage)?;
-    image.file("l2/initramfs", l2_image)?;
-    for task in Task::ALL {
+    host(&mut image, artifacts, l2_image)?;
+    let tasks = Task::ALL.iter().copied().filter(|t| !t.is_nested());
+    for task in tasks {
         for &flavour in Flavour::all().iter().filter(|f| f.test_host().is_none()) {
             let mut args = guest_args(
                 task,
@@ -392,6 +416,35 @@ pub fn l1(dir: &Path, guest: &Path, artifacts: &Artifacts, l2_image: &Path) -> R
         }
     }
     image.build(dir, "l1")
+}
+
+/// A QEMU, and what it boots.
+fn host(image: &mut Image, artifacts: &Artifacts, l2_image: &Path) -> Result<()> {
+    let qemu = inner_qemu(artifacts)?;
+    image.file("usr/bin/qemu-system-x86_64", &qemu.program)?;
+    for (soname, path) in &qemu.libraries {
+        image.file(
+            &format!(
+                "{}/{soname}",
+                if soname.starts_with("ld-linux") {
+                    "lib64"
+                } else {
+                    "lib"
+                }
+            ),
+            path,
+        )?;
+    }
+    for path in &qemu.firmware {
+        let name = path
+            .file_name()
+            .context("firmware without a name")?
+            .to_string_lossy();
+        image.file(&format!("usr/share/qemu/{name}"), path)?;
+    }
+    image.file("l2/bzImage", &artifacts.kernel.bzimage)?;
+    image.file("l2/initramfs", l2_image)?;
+    Ok(())
 }
 
 fn quote(word: &str) -> String {

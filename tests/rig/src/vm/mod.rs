@@ -153,6 +153,10 @@ pub enum Flavour {
     HotplugPlain,
     /// A real KVM that shows Hyper-V, two sockets of one vCPU.
     HotplugNested,
+    /// As `UpdateHyperv`, as the host of a guest of its own.
+    NestedHyperv,
+    /// As `UpdateControl`, likewise.
+    NestedControl,
 }
 
 /// All that is to be known of a flavour; whoever acts on it reads it here.
@@ -463,6 +467,32 @@ const BENCH_OWN_16: Spec = Spec {
     }),
     ..BENCH_OWN_1
 };
+const NESTED_HYPERV: Spec = Spec {
+    name: "nested-hyperv",
+    test_host: Some(Shape {
+        vcpus: 2,
+        device: true,
+        hyperv: true,
+        kvm: false,
+        invtsc: false,
+    }),
+    // KVM's remarks on MSRs that it does not know are of no use here.
+    kernel_args: &["kvm.report_ignored_msrs=0"],
+    ..UPDATE_HYPERV
+};
+const NESTED_CONTROL: Spec = Spec {
+    name: "nested-control",
+    test_host: Some(Shape {
+        vcpus: 2,
+        device: true,
+        hyperv: true,
+        kvm: false,
+        invtsc: true,
+    }),
+    // Or the watchdog finds out.
+    kernel_args: &["kvm.report_ignored_msrs=0", "tsc=reliable"],
+    ..NESTED_HYPERV
+};
 
 impl Flavour {
     /// The flavours of the suite `kvm`.
@@ -511,6 +541,8 @@ impl Flavour {
         Flavour::HotplugPlain,
         Flavour::HotplugNested,
     ];
+    /// The flavours of the suite `nested`.
+    pub const NESTED: &[Flavour] = &[Flavour::NestedHyperv, Flavour::NestedControl];
 
     fn spec(self) -> &'static Spec {
         match self {
@@ -544,6 +576,8 @@ impl Flavour {
             Flavour::HotplugKvm => &HOTPLUG_KVM,
             Flavour::HotplugPlain => &HOTPLUG_PLAIN,
             Flavour::HotplugNested => &HOTPLUG_NESTED,
+            Flavour::NestedHyperv => &NESTED_HYPERV,
+            Flavour::NestedControl => &NESTED_CONTROL,
         }
     }
 
@@ -636,6 +670,10 @@ pub enum Task {
     Update,
     /// The tests of CPUs that come and go.
     Hotplug,
+    /// The tests of a guest that is a host.
+    Nested,
+    /// Its guest.
+    NestedGuest,
     /// A few migrations, for people to look at.
     Migrate,
     /// Readers on all CPUs.
@@ -648,11 +686,13 @@ pub enum Task {
 }
 
 impl Task {
-    pub const ALL: [Task; 10] = [
+    pub const ALL: [Task; 12] = [
         Task::Check,
         Task::TestHost,
         Task::Update,
         Task::Hotplug,
+        Task::Nested,
+        Task::NestedGuest,
         Task::Migrate,
         Task::Hammer,
         Task::Demo,
@@ -667,6 +707,8 @@ impl Task {
             Task::TestHost => "testhost",
             Task::Update => "update",
             Task::Hotplug => "hotplug",
+            Task::Nested => "nested",
+            Task::NestedGuest => "nested-guest",
             Task::Migrate => "migrate",
             Task::Hammer => "hammer",
             Task::Demo => "demo",
@@ -674,6 +716,11 @@ impl Task {
             Task::Shell => "shell",
             Task::Probe => "probe",
         }
+    }
+
+    /// Not of a guest that a real KVM runs.
+    pub fn is_nested(self) -> bool {
+        matches!(self, Task::Nested | Task::NestedGuest)
     }
 
     fn vcpus(self) -> u32 {
@@ -717,6 +764,9 @@ pub fn guest_cmdline(task: Task, flavour: Flavour) -> String {
     }
     if task == Task::Hotplug {
         words.extend(crate::suite::hotplug_words());
+    }
+    if task == Task::Nested {
+        words.extend(crate::suite::nested_words());
     }
     words.extend(flavour.words());
     words.join(" ")
@@ -782,6 +832,7 @@ mod tests {
             Flavour::BENCH,
             Flavour::BENCH_MEMORY,
             Flavour::HOTPLUG,
+            Flavour::NESTED,
         ]
         .concat();
         let names: BTreeSet<&str> = suites.iter().map(|f| f.name()).collect();
@@ -870,6 +921,7 @@ mod tests {
                 Flavour::HOTPLUG,
                 Flavour::BENCH,
                 Flavour::BENCH_MEMORY,
+                Flavour::NESTED,
             ];
             let of_test_host = suites.iter().any(|s| s.contains(&f));
             assert_eq!(

@@ -110,8 +110,8 @@ pub fn launch(
         "-M",
         "pc",
         "-m",
-        // KASAN's shadow and its quarantine.
-        if artifacts.kernel.debug {
+        // KASAN's shadow and its quarantine; a guest's memory and its QEMU.
+        if artifacts.kernel.debug || task == Task::Nested {
             "1536"
         } else {
             "512"
