@@ -19,7 +19,7 @@
 #include "lib/hammer.h"
 #include "lib/page.h"
 
-#define DEFAULT_SECONDS	10
+#define DEFAULT_SECONDS	5
 #define SLICE_NS	(NSEC_PER_SEC / 10)
 /* One reading here and one in the kernel, each rounded down to a nanosecond. */
 #define HAMMER_BOUND_NS	2

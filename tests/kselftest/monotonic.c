@@ -10,7 +10,7 @@
 #include "lib/hammer.h"
 #include "lib/readers.h"
 
-#define DEFAULT_SECONDS	20
+#define DEFAULT_SECONDS	8
 #define PROGRESS	5
 
 struct kernel_side {
