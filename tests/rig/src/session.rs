@@ -33,6 +33,9 @@ pub struct Limits {
     pub after_panic: Duration,
 }
 
+/// By how many times itself a limit of silence is extended where the machine has no CPU to run on.
+const STARVED_FACTOR: u32 = 4;
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -83,6 +86,8 @@ pub struct Session {
     /// L2's lines that came before L1's word of its start.
     early: Vec<Line>,
     last_host_output: Duration,
+    /// Since the last line of either.
+    starved: Duration,
     phase: Phase,
 }
 
@@ -114,6 +119,7 @@ impl Session {
             host_doomed: None,
             early: Vec::new(),
             last_host_output: Duration::ZERO,
+            starved: Duration::ZERO,
             phase: Phase::Firmware,
         }
     }
@@ -131,7 +137,13 @@ impl Session {
         }
     }
 
+    /// The machine would have run for so long, and this one had no CPU for it: it does not count as silence.
+    pub fn starved(&mut self, without: Duration) {
+        self.starved += without;
+    }
+
     pub fn line(&mut self, source: Source, line: Line) {
+        self.starved = Duration::ZERO;
         match source {
             Source::L1 => self.host_line(line),
             Source::L2 => self.guest_line(line),
@@ -238,6 +250,10 @@ impl Session {
     /// Whether the machine has to be killed now.
     pub fn overdue(&self, now: Duration) -> Option<Stop> {
         let waited = |since: Duration| now.saturating_sub(since);
+        // Not for ever: a machine that hangs may spin, and then waits for a CPU half of the time on a busy machine.
+        let silence = |since: Duration, limit: Duration| {
+            waited(since) > limit + self.starved.min(limit * STARVED_FACTOR)
+        };
         if let Some((at, why)) = &self.host_doomed
             && waited(*at) > self.limits.after_panic
         {
@@ -245,11 +261,12 @@ impl Session {
         }
         let run = self.runs.last().filter(|_| self.current);
         let Some(run) = run else {
-            let silent = waited(self.last_host_output);
-            return (silent > self.limits.boot_silence).then_some(Stop::Silent {
-                who: Source::L1,
-                silent,
-            });
+            return silence(self.last_host_output, self.limits.boot_silence).then_some(
+                Stop::Silent {
+                    who: Source::L1,
+                    silent: waited(self.last_host_output),
+                },
+            );
         };
         if let Some((at, why)) = &run.doomed
             && waited(*at) > self.limits.after_panic
@@ -263,11 +280,10 @@ impl Session {
                 silent: waited(run.last_output),
             });
         }
-        let silent = waited(run.last_output);
-        if silent > self.limits.silence {
+        if silence(run.last_output, self.limits.silence) {
             return Some(Stop::Silent {
                 who: Source::L2,
-                silent,
+                silent: waited(run.last_output),
             });
         }
         let after = waited(run.started);
@@ -497,6 +513,23 @@ mod tests {
                 silent: s(61)
             }
         );
+    }
+
+    #[test]
+    fn a_machine_without_a_cpu_is_waited_for() {
+        let mut x = Session::new(&BOTH, Limits::default());
+        feed(&mut x, &FIRST[..4]);
+        x.starved(s(50));
+        assert_eq!(x.overdue(s(72)), None);
+        assert!(x.overdue(s(122)).is_some());
+        // Not for ever.
+        x.starved(s(1000));
+        assert_eq!(x.overdue(s(310)), None);
+        assert!(x.overdue(s(312)).is_some());
+        // What was before a line is over.
+        feed(&mut x, &[(312, Source::L2, "@rig alive 300")]);
+        assert_eq!(x.overdue(s(371)), None);
+        assert!(x.overdue(s(373)).is_some());
     }
 
     #[test]

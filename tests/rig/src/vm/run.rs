@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -210,6 +211,44 @@ impl Tap {
     }
 }
 
+/// How long a process has been ready to run and had no CPU: the thread of it that waited longest.
+struct Starvation {
+    tasks: PathBuf,
+    /// By thread.
+    seen: HashMap<OsString, Duration>,
+}
+
+impl Starvation {
+    fn of(pid: u32) -> Starvation {
+        Starvation {
+            tasks: PathBuf::from(format!("/proc/{pid}/task")),
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Since it was asked last. Zero where the kernel does not tell.
+    fn since_last(&mut self) -> Duration {
+        let mut most = Duration::ZERO;
+        for task in fs::read_dir(&self.tasks).into_iter().flatten().flatten() {
+            let Some(now) = fs::read_to_string(task.path().join("schedstat"))
+                .ok()
+                .and_then(|text| waited_in(&text))
+            else {
+                continue;
+            };
+            let before = self.seen.insert(task.file_name(), now).unwrap_or_default();
+            most = most.max(now.saturating_sub(before));
+        }
+        most
+    }
+}
+
+/// The second number of a `schedstat`: ns on a run queue.
+fn waited_in(schedstat: &str) -> Option<Duration> {
+    let ns = schedstat.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(ns))
+}
+
 /// Runs the machine to its end, whatever that is, and tells the session.
 pub fn watch(
     launch: &Launch,
@@ -238,8 +277,10 @@ pub fn watch(
     // L1 is read first, so that whatever L2 said before L1 says that L2 has ended is there to be read.
     taps.sort_by_key(|t| t.source == Source::L2);
     let mut phase = session.phase();
+    let mut starvation = Starvation::of(machine.child.id());
     loop {
         let exited = machine.try_wait()?;
+        session.starved(starvation.since_last());
         let mut lines = Vec::new();
         for tap in &mut taps {
             let now = clock.elapsed();
@@ -300,6 +341,36 @@ mod tests {
     use crate::session::Limits;
     use crate::verdict::Verdict;
     use crate::vm::Flavour;
+
+    #[test]
+    fn waiting_for_a_cpu_is_seen() {
+        assert_eq!(waited_in("5 1500 2\n"), Some(Duration::from_nanos(1500)));
+        assert_eq!(waited_in(""), None);
+        // More threads than CPUs: some of them wait.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let threads = 2 * std::thread::available_parallelism().map_or(2, usize::from);
+        let mut own = Starvation::of(std::process::id());
+        own.since_last();
+        let seen = std::thread::scope(|s| {
+            for _ in 0..threads {
+                s.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            let seen = own.since_last();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            seen
+        });
+        if fs::read_to_string("/proc/self/schedstat").is_ok_and(|t| waited_in(&t).is_some()) {
+            assert!(seen > Duration::from_millis(10), "{seen:?}");
+        } else {
+            println!("SKIP waiting_for_a_cpu_is_seen: this kernel has no schedstat");
+        }
+        assert_eq!(Starvation::of(u32::MAX).since_last(), Duration::ZERO);
+    }
 
     /// A process in QEMU's place that knows its arguments `-chardev pipe,...,path=P`, one or two of them.
     fn fake(body: &str, consoles: Vec<Source>) -> Launch {
