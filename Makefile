@@ -13,6 +13,7 @@
 #             kvm, hyperv, migrate and migrate-kvm
 #   MIGRATIONS=  through how many the longest test of the suite `update` goes; 400 without it
 #   HOTPLUG_TURNS=  how often every CPU goes offline and comes back in the suite `hotplug`; 60 without it
+#   STORM_SECONDS=  how long each storm of the suite `host` lasts; 10 without it
 #   BENCH_DRIFT_SECONDS=  over how long `make bench` compares each clock with the host's
 
 MAKEFLAGS += --no-print-directory
@@ -25,6 +26,7 @@ SUITE ?=
 HOST ?=
 MIGRATIONS ?=
 HOTPLUG_TURNS ?=
+STORM_SECONDS ?=
 
 # Cargo's own progress only where somebody looks at it.
 cargo := cargo run --quiet --release --locked -p rig --
@@ -39,7 +41,7 @@ else
 unexport QEMU_SRC
 endif
 
-export MIGRATIONS HOTPLUG_TURNS
+export MIGRATIONS HOTPLUG_TURNS STORM_SECONDS
 
 bootstrap:
 	@scripts/bootstrap
@@ -90,6 +92,6 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Suites of `make check SUITE=name`:'
 	@$(if $(shell command -v cargo),$(cargo) suites,echo '  (cargo is not installed)')
-	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= MIGRATIONS= HOTPLUG_TURNS= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
+	@echo 'Variables: KDIR= KSRC= QEMU_SRC= SUITE= HOST= MIGRATIONS= HOTPLUG_TURNS= STORM_SECONDS= BENCH_DRIFT_SECONDS= (the head of the Makefile says what they do)'
 
 .PHONY: bootstrap demo check check-debug bench shell setup modules modules_install clean help

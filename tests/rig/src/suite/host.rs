@@ -36,9 +36,39 @@ const SWITCHES: usize = 1000;
 /// A reading is a handful of facts at least: fewer, and the list was not printed.
 const FACTS: usize = 20;
 /// Of the machine with SVM, in the suite. `rig soak` takes longer.
-const SOAK_SECONDS: u64 = 30;
+const SOAK_SECONDS: u64 = 15;
 /// How often it is tried.
 const SOAK_TURNS: u32 = 3;
+/// How long each of the storms lasts, in the guests that have one.
+const STORM: &str = "STORM_SECONDS";
+const STORM_DEFAULT: u32 = 10;
+/// What one test takes at most besides.
+const TEST: Duration = Duration::from_secs(240);
+
+fn storm_asked() -> Result<u32> {
+    match std::env::var(STORM) {
+        Ok(text) if !text.is_empty() => text
+            .parse()
+            .ok()
+            .filter(|n| (1..=86_400).contains(n))
+            .with_context(|| format!("{STORM}={text} is no number from 1 to 86400")),
+        _ => Ok(STORM_DEFAULT),
+    }
+}
+
+/// On a machine that has other things to do, the commands of a storm come late.
+fn patience(storm: u32) -> Duration {
+    TEST + Duration::from_secs(u64::from(storm) * 2)
+}
+
+/// What the guest is told of it. What is wrong with the number is told by [`run`].
+pub fn guest_words() -> Vec<String> {
+    let storm = storm_asked().unwrap_or(STORM_DEFAULT);
+    vec![
+        format!("rig.storm={storm}"),
+        format!("rig.patience={}", patience(storm).as_secs()),
+    ]
+}
 
 pub fn run(cx: &Context, report: &mut Report) -> Result<()> {
     let wanted = |f: &Flavour| cx.flavours.is_empty() || cx.flavours.contains(f);
@@ -82,14 +112,20 @@ fn plain(text: &str) -> &str {
 
 /// All flavours of the test host, each in a machine of its own.
 fn guests(cx: &Context, report: &mut Report, flavours: &[Flavour], logs: &Path) -> Result<Told> {
+    let storm = storm_asked()?;
     cx.artifacts()?;
     let payload = cx.payload()?;
-    let mut director = Director::new(cx, "test host");
+    let title = format!("test host, storms of {storm} s ({STORM}= for more)");
+    let mut director = Director::new(cx, &title);
+    let limits = Limits {
+        run: Limits::default().run + patience(storm),
+        ..Limits::default()
+    };
     let results = guest::run(
         cx,
         Task::TestHost,
         flavours,
-        Limits::default(),
+        limits,
         payload,
         logs,
         &mut director,

@@ -768,6 +768,9 @@ pub fn guest_cmdline(task: Task, flavour: Flavour) -> String {
     if task == Task::Nested {
         words.extend(crate::suite::nested_words());
     }
+    if task == Task::TestHost {
+        words.extend(crate::suite::host_words());
+    }
     words.extend(flavour.words());
     words.join(" ")
 }
