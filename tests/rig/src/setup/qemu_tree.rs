@@ -68,7 +68,13 @@ pub fn ensure(site: &Site, given: &Path) -> Result<PathBuf> {
         for left in ["venv", "build"] {
             cache::remove_tree(&work.join(left))?;
         }
-        qemu::configure(&requirements, &work, &src, &log, &mut step)?;
+        qemu::configure(&requirements, &work, &src, &log, &mut step).with_context(|| {
+            format!(
+                "QEMU_SRC={}: its copy cannot be configured (a git checkout has its subprojects once it was \
+                 configured itself, or after `meson subprojects download keycodemapdb`)",
+                tree.display()
+            )
+        })?;
         step.finish("");
     }
     let mut step = Step::start("building the outer QEMU of QEMU_SRC=");
