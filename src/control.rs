@@ -746,6 +746,10 @@ impl<B: Backend> Control<B> {
         let around = self.clocksource.update(
             Some(&Clock::readers(Mode::Tsc, VdsoClockMode::Tsc)),
             |bracket| {
+                // A CPU may have come up since that was looked at.
+                if self.tscs.out_of_step().is_some() {
+                    return Err(EAGAIN);
+                }
                 bracket.set_tsc_frequency(frequency)?;
                 let (line, tsc) = if self.has_page() {
                     let sample = self

@@ -414,13 +414,16 @@ impl<B: Backend> Tscs<B> {
             .compare_exchange(number, number.wrapping_add(1));
     }
 
-    /// Writes TSC_ADJUST of this CPU.
-    fn write(&self, here: &Pinned, value: i64) {
-        if let Some(register) = self.register {
-            if register.write(here, value).is_err() {
-                self.counts.faults.increment();
-            }
+    /// Writes TSC_ADJUST of this CPU, and returns whether it holds the value then. A host may refuse
+    /// the write, or ignore it.
+    fn write(&self, here: &Pinned, value: i64) -> bool {
+        let Some(register) = self.register else {
+            return false;
+        };
+        if register.write(here, value).is_err() {
+            self.counts.faults.increment();
         }
+        self.read(here) == Some(value)
     }
 
     /// Reads TSC_ADJUST of this CPU; `None` where there is none, or it cannot be read.
@@ -459,11 +462,16 @@ impl<B: Backend> Tscs<B> {
     /// Does what was decided about the CPU on which the caller runs, and notes it. What there is to
     /// log comes later: the other CPU may wait.
     fn follow(&self, here: &Pinned, record: &Record, input: &Input, decision: &Decision) {
-        if let Some(value) = decision.write {
-            self.write(here, value);
+        let held = decision.write.is_none_or(|value| self.write(here, value));
+        self.note(record, input, decision);
+        if decision.write.is_some() && held {
             self.counts.writes.increment();
         }
-        self.note(record, input, decision);
+        if !held {
+            // What its TSC is worth by the value that it has nobody knows.
+            record.set_to.store(self.read(here).unwrap_or(0) as u64);
+            record.stand(Standing::Pending);
+        }
     }
 
     fn note(&self, record: &Record, input: &Input, decision: &Decision) {
@@ -607,7 +615,8 @@ impl<B: Backend> Tscs<B> {
         let socket = u64::from(cpu::socket(cpu));
         record.socket.store(socket);
         let mut found = self.read(here);
-        let is_back = record.is(KNOWN);
+        // Where nobody has looked since it came up the last time, the kernel's check may have moved it.
+        let is_back = record.is(KNOWN) && !record.is(FRESH) && self.is_at_work();
         let was_denied = is_back && matches!(record.standing(), Standing::Denied(_));
         if is_back {
             found = self.restore(here, record, found, false);
@@ -673,7 +682,7 @@ impl<B: Backend> Tscs<B> {
     /// A CPU goes, the one on which the caller runs.
     ///
     /// Context: the end of the STARTING section, backwards: interrupts disabled, not online any
-    /// more. The verdict of a socket passes to one that goes by it.
+    /// more. The verdict of a socket passes to one that goes by it, if it is a good one.
     fn dying(&self, here: &Pinned) {
         let Some(record) = self.records.get(here.cpu() as usize) else {
             return;
@@ -697,7 +706,11 @@ impl<B: Backend> Tscs<B> {
         if let Some(heir) = heirs.next() {
             // Of the same value, since it was set to that.
             heir.boot_value.store(record.boot_value.load());
-            heir.stand(standing);
+            // It may have been the CPU and not the socket: its heir is looked at by itself.
+            heir.stand(match standing {
+                Standing::Denied(_) => Standing::Pending,
+                other => other,
+            });
         }
     }
 
@@ -837,8 +850,7 @@ impl<B: Backend> Tscs<B> {
             // Not a CPU that starts: it comes up with what somebody else makes it come up with.
             kernel_verifies: record.is(UP) && !tsc::is_unstable(),
         });
-        if let Some(value) = restore.write {
-            self.write(here, value);
+        if restore.write.is_some_and(|value| self.write(here, value)) {
             self.counts.restores.increment();
         }
         record.set_to.store(restore.set_to as u64);
@@ -929,6 +941,8 @@ impl<B: Backend> Tscs<B> {
         if cpu.as_u32() == 0
             || self.is_needed.load() == 0
             || self.is_reliable()
+            // The host has said so itself, and will say when it is over.
+            || self.word() == HostsWord::Withdrawn
             || !matches!(record.standing(), Standing::InStep | Standing::Socket)
         {
             return;
