@@ -790,7 +790,12 @@ pub fn guest_args(
         "-accel",
         "kvm",
         "-m",
-        "256",
+        // The kernel lies anywhere in it (KASLR), and what is left beside it has to have room for a crash
+        // kernel's 96 MiB in one piece.
+        match flavour.spec().second {
+            Some(Second::Crash) => "384",
+            _ => "256",
+        },
         "-smp",
         &flavour
             .smp()
