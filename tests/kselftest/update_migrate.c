@@ -30,14 +30,6 @@
 /* No bracket counts that is wider; there have to be that many in a hundred. */
 #define WIDE_NS			1000
 #define NARROW_PERCENT		90
-/*
- * CLOCK_MONOTONIC is some hundred ns off what NTP's rate makes of CLOCK_MONOTONIC_RAW after one
- * migration in some hundred, for a reason that is not found yet. It is not an update's: the C clock
- * that reads the page, which nobody updates, is off as well. Seen were 140 to 156 ns on a quiet
- * machine and 895 on a busy one. Granted to one, and to one more in so many, and no more than that.
- */
-#define SLOPE_ONE_IN		100
-#define SLOPE_NS		1000
 #define SHOWN			5
 /* Of the self-test, in every tenth update. */
 #define SELF_TEST_NS		300
@@ -262,10 +254,6 @@ static void result_each(const struct tally *t, bool slope)
 	__s64 worst;
 
 	over = judge(t, slope, true, &worst, &wide);
-	if (slope && over && over <= 1 + t->done / SLOPE_ONE_IN && worst <= SLOPE_NS) {
-		ksft_print_msg("%u of %u granted: see SLOPE_ONE_IN\n", over, t->done);
-		over = 0;
-	}
 	ksft_test_result(t->done && !over && t->done - wide >= t->done * NARROW_PERCENT / 100,
 			 "each update keeps %s, to %d ns: worst %lld\n",
 			 slope ? "CLOCK_MONOTONIC with _RAW and NTP's rate" :

@@ -12,6 +12,8 @@
 #define NARROW_NS	40
 /* The readings are rounded down to a nanosecond. */
 #define ROUNDING_NS	1
+/* Two readings that are that close are of one moment: 400 ppm of it are 2 ns. */
+#define TOGETHER_NS	5000
 /* __clocksource_update_freq_scale() */
 #define LONGEST_S	600
 
@@ -21,13 +23,31 @@ static __u64 reference(clockid_t id)
 	return ruler_read().ref_ns;
 }
 
+/*
+ * The moment at which the distances begin to grow, by the reference and by the control. Who is
+ * interrupted between the two readings, as happens when an update has just let everybody go on,
+ * has two moments.
+ */
+static __u64 moment(__u64 (*control)(clockid_t id), clockid_t of, __u64 *start)
+{
+	int left = MOST;
+	__u64 before;
+
+	do {
+		before = reference(0);
+		*start = control(of);
+	} while (reference(0) - before > TOGETHER_NS && --left);
+	return before;
+}
+
 static struct range track(clockid_t id, __u64 (*control)(clockid_t id), clockid_t of,
 			  double ppm)
 {
-	struct range r = { .low = INT64_MIN, .high = INT64_MAX, .at = reference(0) };
-	__u64 start = control(of);
+	struct range r = { .low = INT64_MIN, .high = INT64_MAX };
+	__u64 start;
 	int i;
 
+	r.at = moment(control, of, &start);
 	for (i = 0; i < MOST && (i < LEAST || r.high - r.low > NARROW_NS); i++) {
 		__u64 before = control(of), now = vdso_ns(id), after = control(of);
 		__s64 low = (__s64)(now - after) - ROUNDING_NS;
