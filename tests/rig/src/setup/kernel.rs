@@ -403,73 +403,87 @@ impl Builder<'_> {
         }
         cache::remove_tree(&self.directory)?;
         if let Some(relative) = self.relative(patches) {
-            let Relative {
-                path: other,
-                state,
-                same,
-                finished,
-            } = relative;
-            let mut step = Step::start("kernel source, from an earlier build");
-            fs::create_dir_all(&self.directory).context("create the kernel's directory")?;
-            if finished {
-                let mut c = cmd::command("cp");
-                c.args(["--archive", "--reflink=auto"])
-                    .arg(other.join("src"))
-                    .arg(&self.source);
-                cmd::run(&mut c, &self.log, &mut step, None)?;
-            } else {
-                // What was interrupted is of no use to others.
-                fs::rename(other.join("src"), &self.source).context("take over a kernel tree")?;
-                let _ = fs::remove_file(other.join(STATE));
-            }
-            let kept = other.join("patches");
-            for patch in state.patches[same..].iter().rev() {
-                let patch = Patch {
-                    name: patch.name.clone(),
-                    path: kept.join(&patch.name),
-                    sha256: patch.sha256.clone(),
-                    text: Vec::new(),
-                };
-                patch.revert(&self.source, &self.log, &mut step)?;
-            }
-            self.state.patches = state.patches[..same].to_vec();
-            for (kept, patch) in self.state.patches.iter_mut().zip(patches) {
-                kept.name.clone_from(&patch.name);
-                let log = kept.log.file_name().map(|n| self.directory.join(n));
-                if let Some(log) = log.filter(|log| fs::copy(&kept.log, log).is_ok()) {
-                    kept.log = log;
+            match self.take_over(relative, patches) {
+                Ok(()) => return self.save(),
+                Err(e) => {
+                    eprintln!(
+                        "==> that tree is not what its notes say it is, so the source is unpacked anew: {e:#}"
+                    );
+                    cache::remove_tree(&self.directory)?;
+                    self.state.patches.clear();
                 }
             }
-            if !finished {
-                cache::remove_tree(&other)?;
-            }
-            step.finish(&format!("{same} of {} patches are in it", patches.len()));
-        } else {
-            let mut step = Step::start("unpacking the kernel's source");
-            let fresh = self.site.temporary()?;
-            source.unpack(self.site, fresh.path(), &self.log, &mut step)?;
-            // The last patch that can be taken out is the last of those that are in.
-            let inside = (0..patches.len())
-                .rev()
-                .find(|i| patches[*i].is_applied(fresh.path()))
-                .map_or(0, |i| i + 1);
-            self.state.patches = patches[..inside]
-                .iter()
-                .map(|p| PatchBuild {
-                    already_applied: true,
-                    ..PatchBuild::new(&p.name, p.sha256.clone(), &self.log)
-                })
-                .collect();
-            fs::create_dir_all(&self.directory).context("create the kernel's directory")?;
-            let fresh = fresh.keep();
-            fs::rename(&fresh, &self.source).context("move the source into its place")?;
-            step.finish(&if inside > 0 {
-                format!("{inside} of our patches are in it already")
-            } else {
-                String::new()
-            });
         }
+        let mut step = Step::start("unpacking the kernel's source");
+        let fresh = self.site.temporary()?;
+        source.unpack(self.site, fresh.path(), &self.log, &mut step)?;
+        // The last patch that can be taken out is the last of those that are in.
+        let inside = (0..patches.len())
+            .rev()
+            .find(|i| patches[*i].is_applied(fresh.path()))
+            .map_or(0, |i| i + 1);
+        self.state.patches = patches[..inside]
+            .iter()
+            .map(|p| PatchBuild {
+                already_applied: true,
+                ..PatchBuild::new(&p.name, p.sha256.clone(), &self.log)
+            })
+            .collect();
+        fs::create_dir_all(&self.directory).context("create the kernel's directory")?;
+        let fresh = fresh.keep();
+        fs::rename(&fresh, &self.source).context("move the source into its place")?;
+        step.finish(&if inside > 0 {
+            format!("{inside} of our patches are in it already")
+        } else {
+            String::new()
+        });
         self.save()
+    }
+
+    /// Makes a tree of an earlier build the one that is wanted, as far as they have the same patches.
+    fn take_over(&mut self, relative: Relative, patches: &[Patch]) -> Result<()> {
+        let Relative {
+            path: other,
+            state,
+            same,
+            finished,
+        } = relative;
+        let mut step = Step::start("kernel source, from an earlier build");
+        fs::create_dir_all(&self.directory).context("create the kernel's directory")?;
+        if finished {
+            let mut c = cmd::command("cp");
+            c.args(["--archive", "--reflink=auto"])
+                .arg(other.join("src"))
+                .arg(&self.source);
+            cmd::run(&mut c, &self.log, &mut step, None)?;
+        } else {
+            // What was interrupted is of no use to others.
+            fs::rename(other.join("src"), &self.source).context("take over a kernel tree")?;
+            let _ = fs::remove_file(other.join(STATE));
+        }
+        let kept = other.join("patches");
+        for patch in state.patches[same..].iter().rev() {
+            let patch = Patch {
+                name: patch.name.clone(),
+                path: kept.join(&patch.name),
+                sha256: patch.sha256.clone(),
+                text: Vec::new(),
+            };
+            patch.revert(&self.source, &self.log, &mut step)?;
+        }
+        self.state.patches = state.patches[..same].to_vec();
+        for (kept, patch) in self.state.patches.iter_mut().zip(patches) {
+            kept.name.clone_from(&patch.name);
+            let log = kept.log.file_name().map(|n| self.directory.join(n));
+            if let Some(log) = log.filter(|log| fs::copy(&kept.log, log).is_ok()) {
+                kept.log = log;
+            }
+        }
+        if !finished {
+            cache::remove_tree(&other)?;
+        }
+        step.finish(&format!("{same} of {} patches are in it", patches.len()));
+        Ok(())
     }
 
     /// The tree that has most in common with the one wanted.
