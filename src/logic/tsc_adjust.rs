@@ -162,6 +162,32 @@ pub enum Step {
     },
 }
 
+/// Counts the runs of one session for [`Step::Checked`].
+///
+/// A run in which nothing was seen has not failed, so it is not one of those after which a CPU is
+/// given up; the last one of all ends the session all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    seen: u8,
+}
+
+impl Runs {
+    /// The step after run number `run`, from 1 on, with TSC_ADJUST at `set_to`.
+    pub fn step(&mut self, run: u8, set_to: i64, outcome: Outcome) -> Step {
+        let run = if outcome == Outcome::Unseen {
+            run
+        } else {
+            self.seen = self.seen.saturating_add(1);
+            self.seen
+        };
+        Step::Checked {
+            run,
+            set_to,
+            outcome,
+        }
+    }
+}
+
 /// What a decision is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input {

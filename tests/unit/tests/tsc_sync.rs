@@ -10,10 +10,12 @@
 mod word;
 
 use paraclock_unit::logic::{
-    tsc_adjust::{Check as What, Input, MAX_RUNS, Outcome, Place, Reason, Step, Verdict, decide},
+    tsc_adjust::{
+        Check as What, Input, MAX_RUNS, Outcome, Place, Reason, Runs, Step, Verdict, decide,
+    },
     tsc_sync::{
         Bounds, Busy, Check, Env, MAX_SAMPLES, Measured, Progress, Role, STANDS_STILL, Seen, Side,
-        WAIT_TURNS, WAIT_US,
+        WAIT_TURNS, WAIT_UP_TURNS, WAIT_UP_US, WAIT_US,
     },
 };
 use proptest::prelude::*;
@@ -149,6 +151,7 @@ fn input(has_adjust: bool) -> Input {
 struct Driver {
     input: Input,
     set_to: i64,
+    numbers: Runs,
     runs: Vec<Outcome>,
     verdict: Verdict,
 }
@@ -161,6 +164,7 @@ impl Driver {
         Self {
             input,
             set_to: decision.set_to.unwrap_or(0),
+            numbers: Runs::default(),
             runs: Vec::new(),
             verdict: Verdict::Pending,
         }
@@ -174,12 +178,9 @@ impl Driver {
     ) -> bool {
         let outcome = measured.map_or(Outcome::Absent, |measured| measured.outcome(bounds));
         self.runs.push(outcome);
+        let run = self.runs.len() as u8;
         let decision = decide(&Input {
-            step: Step::Checked {
-                run: self.runs.len() as u8,
-                set_to: self.set_to,
-                outcome,
-            },
+            step: self.numbers.step(run, self.set_to, outcome),
             ..self.input
         });
         if let Some(value) = decision.write {
@@ -627,15 +628,49 @@ fn what_was_seen_and_what_it_means() {
     assert_eq!(measured(good, unseen).within(), u64::MAX);
 }
 
+/// A run in which nothing was seen takes none of those away after which a CPU is given up.
+#[test]
+fn what_was_not_seen_has_not_failed() {
+    let off = Outcome::Warped { correction: 500 };
+    let after = |outcomes: &[Outcome]| {
+        let (mut input, mut numbers) = (input(true), Runs::default());
+        let mut last = None;
+        for (run, &outcome) in (1..).zip(outcomes) {
+            input.step = numbers.step(run, 0, outcome);
+            last = Some(decide(&input));
+        }
+        last.expect("a run")
+    };
+    let moved = after(&[Outcome::Unseen, Outcome::Unseen, off]);
+    assert_eq!((moved.write, moved.verdict), (Some(500), Verdict::Pending));
+    let given_up = after(&[off, off, off]);
+    assert_eq!(
+        (given_up.write, given_up.verdict),
+        (None, Verdict::Denied(Reason::Warped))
+    );
+    // The last one of all ends it.
+    let unseen = after(&[off, off, Outcome::Unseen]);
+    assert_eq!(
+        (unseen.check, unseen.verdict),
+        (What::Skip, Verdict::Denied(Reason::NotChecked))
+    );
+}
+
 #[test]
 fn bounds_of_any_tsc() {
     let bounds = Bounds::new(2_100_000, 20);
     assert_eq!((bounds.cycles, bounds.us), (42_000_000, 200_000));
-    assert_eq!(bounds.within, 21_000);
+    assert_eq!(bounds.within, 4_200);
     assert_eq!(
         (bounds.samples, bounds.wait_us, bounds.wait_turns),
         (MAX_SAMPLES, WAIT_US, WAIT_TURNS)
     );
+    let both_up = bounds.impatient();
+    assert_eq!(
+        (both_up.wait_us, both_up.wait_turns),
+        (WAIT_UP_US, WAIT_UP_TURNS)
+    );
+    assert_eq!((both_up.cycles, both_up.within), (42_000_000, 4_200));
     // The widest is no overflow.
     assert!(Bounds::new(u32::MAX, u32::MAX).cycles > 1 << 63);
 }
