@@ -19,7 +19,9 @@ use crate::{
             Pinned, //
         },
         shutdown,
+        tsc,
         tsc::rdtsc_ordered,
+        tsc_adjust::AdjustRegister,
         word::AtomicWord, //
     },
     backend::Backend,
@@ -58,6 +60,9 @@ pub(crate) struct Clock<B: Backend> {
     pub(crate) statistics: Statistics,
     /// Not 0 once this kernel goes down: no page is registered any more.
     down: AtomicWord,
+    /// Of TSC_ADJUST on the boot CPU: 0 where it is nobody's business, 1 where it is kept at 0, 2
+    /// where it had to be written since that was asked for.
+    boot_cpu: AtomicWord,
     /// How often timekeeping was resumed.
     pub(crate) resumed: AtomicWord,
     /// How often the clock became the current one.
@@ -106,6 +111,7 @@ impl<B: Backend> Clock<B> {
             mode: AtomicWord::default(),
             statistics: Statistics::default(),
             down: AtomicWord::default(),
+            boot_cpu: AtomicWord::default(),
             resumed: AtomicWord::default(),
             enabled: AtomicWord::default(),
             backend,
@@ -333,13 +339,47 @@ impl<B: Backend> Operations for Arc<Clock<B>> {
     }
 
     fn resume(&self) {
-        self.backend.resume(&Pinned::new());
+        let here = Pinned::new();
+        self.restore_boot_cpu(&here);
+        self.backend.resume(&here);
         self.reader.reset();
         self.resumed.increment();
     }
 }
 
 impl<B: Backend> Clock<B> {
+    /// From now on TSC_ADJUST of the boot CPU is 0 again after a suspend before any other CPU comes
+    /// up, which goes by it, or is compared with it.
+    ///
+    /// The kernel does that itself (`tsc_verify_tsc_adjust()` in `restore_processor_state()`), but
+    /// not where the TSC is unstable to it.
+    ///
+    /// Context: any.
+    pub(crate) fn keep_boot_cpu_at_zero(&self) {
+        self.boot_cpu.store(1);
+    }
+
+    /// Whether it was not 0 since this was asked the last time.
+    ///
+    /// Context: any; one at a time.
+    pub(crate) fn boot_cpu_restored(&self) -> bool {
+        self.boot_cpu.compare_exchange(2, 1).is_ok()
+    }
+
+    /// Context: timekeeping resumes, interrupts disabled.
+    fn restore_boot_cpu(&self, here: &Pinned) {
+        if self.boot_cpu.load() == 0 || here.cpu() != 0 || !tsc::is_unstable() {
+            return;
+        }
+        let Some(register) = AdjustRegister::find() else {
+            return;
+        };
+        let is_zero = || register.read(here).is_ok_and(|value| value == 0);
+        if !is_zero() && register.write(here, 0).is_ok() && is_zero() {
+            self.boot_cpu.store(2);
+        }
+    }
+
     /// The CPU on which the caller runs comes up: its page is registered, unless this kernel goes
     /// down.
     ///

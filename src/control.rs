@@ -36,7 +36,10 @@ use crate::{
     },
     backend::Backend,
     clock::Clock,
-    hotplug::Tscs,
+    hotplug::{
+        OutOfStep,
+        Tscs, //
+    },
     logic::{
         elapsed::{
             passed,
@@ -311,6 +314,11 @@ impl<B: Backend> Control<B> {
         let of_clocksource = clock.clone();
         let config = clock.config(page_vdso);
         let base = clock.backend.mode();
+        let apart = if clock.backend.second_is_reference() {
+            Mode::Msr
+        } else {
+            base
+        };
         Arc::pin_init(
             try_pin_init!(Self {
                 clock,
@@ -318,7 +326,7 @@ impl<B: Backend> Control<B> {
                 page_vdso,
                 epoch: kernel::time::Instant::now(),
                 state <- new_mutex!(State {
-                    machine: Machine::new(base, wanted),
+                    machine: Machine::new(base, apart, wanted),
                     guarantee: Err(NoGuarantee::NotOffered),
                     mode: base,
                     why: Why::Only,
@@ -347,6 +355,7 @@ impl<B: Backend> Control<B> {
         // Without the mutex: it may take a while.
         self.tscs.begin(guarantee.ok(), self.word(guarantee));
         let mut state = self.state.lock();
+        self.tscs.set_read(self.reads_tsc(state.mode));
         state.guarantee = guarantee;
         // What could not be done now the poll does.
         let _ = self.follow(&mut state);
@@ -500,6 +509,7 @@ impl<B: Backend> Control<B> {
             is_stable: true,
             is_unstable_to_kernel: tsc::is_unstable(),
             is_synchronized: true,
+            is_apart: false,
             frequency: Ok(()),
             is_suspended: state.is_suspended,
         };
@@ -517,16 +527,21 @@ impl<B: Backend> Control<B> {
         }
         let word = match (ground.guarantee, ground.page) {
             (Ok(Guarantee::Invariant), PageState::Good | PageState::None) if ground.is_stable => {
-                HostsWord::Given
+                Some(HostsWord::Given)
             }
             // Looked at once more before anything comes of it.
-            (Ok(Guarantee::Invariant), PageState::Unknown) => return ground,
-            (Ok(Guarantee::Invariant), _) => HostsWord::Withdrawn,
-            _ => HostsWord::None,
+            (Ok(Guarantee::Invariant), PageState::Unknown) => None,
+            (Ok(Guarantee::Invariant), _) => Some(HostsWord::Withdrawn),
+            _ => Some(HostsWord::None),
         };
-        self.tscs.hear(word);
+        if let Some(word) = word {
+            self.tscs.hear(word);
+        }
+        let found = self.tscs.out_of_step();
+        ground.is_apart = found.as_ref().is_some_and(OutOfStep::is_apart);
         // Where the host's word is gone that is the reason, and not that nobody has looked.
-        ground.is_synchronized = word == HostsWord::Withdrawn || self.tscs.out_of_step().is_none();
+        ground.is_synchronized =
+            word == Some(HostsWord::Withdrawn) && !ground.is_apart || found.is_none();
         ground
     }
 
@@ -687,6 +702,7 @@ impl<B: Backend> Control<B> {
         let vdso = self.vdso_of(decision.mode, ground.page, decision.why, is_watched);
         if decision.mode == state.mode && vdso == state.vdso {
             state.why = decision.why;
+            self.tscs.set_read(self.reads_tsc(state.mode));
             let is_off = state.ahead().abs() > CORRECTED;
             if state.mode == Mode::Tsc && self.has_page() && !state.is_unverified {
                 if had_point && !state.has_point() || is_off {
@@ -696,6 +712,10 @@ impl<B: Backend> Control<B> {
             return Ok(());
         }
         let was = state.mode;
+        // From here on nobody moves the TSC of a CPU that is up.
+        if self.reads_tsc(decision.mode) {
+            self.tscs.set_read(true);
+        }
         trace::update_begin(was, decision.mode);
         let result = if decision.mode == Mode::Tsc {
             self.enter(state).inspect_err(|_| state.machine.failed())
@@ -723,7 +743,19 @@ impl<B: Backend> Control<B> {
             }
             Err(_) => state.statistics.failed += 1,
         }
+        self.tscs.set_read(self.reads_tsc(state.mode));
         result
+    }
+
+    /// Whether who reads the clock in a mode reads the TSC of the CPU on which he is, where there is
+    /// another mode in which he does not. Without a counter it is mode `tsc` alone: a page of
+    /// KVM's follows the TSC_ADJUST of its CPU.
+    fn reads_tsc(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Tsc => true,
+            Mode::Page => self.clock.backend.second_is_reference(),
+            Mode::Msr => false,
+        }
     }
 
     /// Where the clock stands at a count of the mode in which it is.
@@ -746,8 +778,8 @@ impl<B: Backend> Control<B> {
         let around = self.clocksource.update(
             Some(&Clock::readers(Mode::Tsc, VdsoClockMode::Tsc)),
             |bracket| {
-                // A CPU may have come up since that was looked at.
-                if self.tscs.out_of_step().is_some() {
+                // A CPU may have come up since that was looked at, or is being moved.
+                if self.tscs.is_moving() || self.tscs.out_of_step().is_some() {
                     return Err(EAGAIN);
                 }
                 bracket.set_tsc_frequency(frequency)?;
@@ -808,6 +840,9 @@ impl<B: Backend> Control<B> {
         let around = self
             .clocksource
             .update(Some(&Clock::readers(mode, vdso)), |bracket| {
+                if self.reads_tsc(mode) && !self.reads_tsc(state.mode) && self.tscs.is_moving() {
+                    return Err(EAGAIN);
+                }
                 bracket.set_frequency(1, B::COUNT_HZ)?;
                 let count = if state.mode == mode {
                     // For user space alone.
@@ -1071,6 +1106,8 @@ impl<B: Backend> reenlightenment::Handler for Follower<B> {
 }
 
 impl<B: Backend> periodic::Task for Arc<Control<B>> {
+    const IS_LONG: bool = false;
+
     fn run(&self) -> u32 {
         let mut state = self.state.lock();
         // What fails is tried again.

@@ -276,21 +276,36 @@ bool paraclock_hv_reenlightenment_check(void)
 	return hv_reenlightenment_check();
 }
 
+/* Where the CPU's timer is one by a TSC deadline, and armed: the MSR reads 0 otherwise. */
+void paraclock_move_deadline(s64 by)
+{
+	u64 deadline;
+
+	if (by && boot_cpu_has(X86_FEATURE_TSC_DEADLINE_TIMER) &&
+	    !rdmsrq_safe(MSR_IA32_TSC_DEADLINE, &deadline) && deadline)
+		wrmsrq_safe(MSR_IA32_TSC_DEADLINE, deadline + by);
+}
+
 void paraclock_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work))
 {
 	INIT_DELAYED_WORK(work, func);
 }
 
-/* For what has to be done in time, and does not take long. */
-void paraclock_queue_delayed_work(struct delayed_work *work, unsigned int ms)
+/* For what has to be done in time, or for what takes long and does not have to. */
+static struct workqueue_struct *workqueue(bool is_long)
 {
-	queue_delayed_work(system_highpri_wq, work, msecs_to_jiffies(ms));
+	return is_long ? system_dfl_long_wq : system_highpri_wq;
+}
+
+void paraclock_queue_delayed_work(struct delayed_work *work, unsigned int ms, bool is_long)
+{
+	queue_delayed_work(workqueue(is_long), work, msecs_to_jiffies(ms));
 }
 
 /* The same, in place of what is queued. */
-void paraclock_mod_delayed_work(struct delayed_work *work, unsigned int ms)
+void paraclock_mod_delayed_work(struct delayed_work *work, unsigned int ms, bool is_long)
 {
-	mod_delayed_work(system_highpri_wq, work, msecs_to_jiffies(ms));
+	mod_delayed_work(workqueue(is_long), work, msecs_to_jiffies(ms));
 }
 
 /* Also where the work queues itself. */

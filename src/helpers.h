@@ -64,9 +64,10 @@ void paraclock_hv_unregister_tsc_switch(struct hv_tsc_switch *sw);
 int paraclock_hv_acknowledge_tsc_change(void);
 bool paraclock_hv_reenlightenment_check(void);
 
+void paraclock_move_deadline(s64 by);
 void paraclock_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work));
-void paraclock_queue_delayed_work(struct delayed_work *work, unsigned int ms);
-void paraclock_mod_delayed_work(struct delayed_work *work, unsigned int ms);
+void paraclock_queue_delayed_work(struct delayed_work *work, unsigned int ms, bool is_long);
+void paraclock_mod_delayed_work(struct delayed_work *work, unsigned int ms, bool is_long);
 void paraclock_cancel_delayed_work(struct delayed_work *work);
 
 int paraclock_register_pm_notifier(struct notifier_block *nb);

@@ -47,6 +47,25 @@
 //! exchange of one word by both. So no change lies between two samples of one run.
 //!
 //! What the host changes without asking no guest can order. It makes a check fail at worst.
+//!
+//! # Who reads the TSC meanwhile
+//!
+//! A CPU that is up and off is moved only where nobody reads the clock by its TSC: who reads it
+//! there would see time go back. Two words say so, [`Tscs::is_read`] and [`MOVING`], and each side
+//! writes its own, with a full barrier, before it reads the other's:
+//!
+//! - control, before it enters a mode that reads the TSC ([`Tscs::set_read`]): sets `is_read`, then looks
+//!   whether a CPU is being moved ([`Tscs::is_moving`]), and if so it does not enter;
+//! - the look ([`Tscs::begin_moving`]): marks the CPU, then looks at `is_read`, and if that is set the
+//!   CPU is compared, but not moved.
+//!
+//! So one of the two sees the other; both may, and then both step back. A CPU that was found off and
+//! was not moved is [`MOVABLE`]. That keeps mode `tsc` away; where there is a mode that needs no TSC
+//! the clock goes there, and a later look moves the CPU. (Not where the administrator wants mode `page`.)
+//!
+//! Two writes there are under readers, which are the kernel's own: what somebody else has changed is
+//! changed back (`tsc_verify_tsc_adjust()` does, in idle), and what is to be set when the driver is loaded is set
+//! also where the clock was asked for by its name before, and is read in mode `page` at once.
 
 use crate::{
     abstractions::{
@@ -64,6 +83,7 @@ use crate::{
         tsc::rdtsc_ordered,
         tsc_adjust::{
             has_reliable_feature,
+            move_deadline,
             tsc_khz,
             AdjustRegister, //
         },
@@ -88,6 +108,7 @@ use crate::{
             Reason,
             Reference,
             ReliableOption,
+            Runs,
             Standing,
             Step,
             Verdict,
@@ -115,6 +136,11 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
 };
 
 /// Whether sockets are reset asynchronously (`tsc_async_resets`): the kernel sets that on an SGI UV
@@ -130,6 +156,13 @@ const RETRIES: u64 = 10;
 
 /// Every how many seconds from then on.
 const RETRIES_LATER: u64 = 60;
+
+/// How long one look goes on to begin checks that are made anew, in ms: hotplug, suspend and the
+/// parameters wait for it meanwhile. The next look goes on with the others.
+const RETRIES_MS: i64 = 100;
+
+/// How often in a row a TSC has to be found apart from the others by the look to be so.
+const WATCHED_TIMES: u32 = 3;
 
 /// How many turns a starting CPU waits at most for what does not take long: the end of a change of the
 /// TSC, or the control CPU's of the last session.
@@ -165,6 +198,12 @@ const WARNED: u64 = 1 << 3;
 const OVERWRITTEN: u64 = 1 << 4;
 /// That the check came to no result has been logged.
 const SAID: u64 = 1 << 5;
+/// CPUID advertises TSC_ADJUST, and on this CPU it does not do what it is to. As good as not there.
+const BARE: u64 = 1 << 6;
+/// The CPU, or the one by which it goes, is being compared, and may be moved.
+const MOVING: u64 = 1 << 7;
+/// The CPU was found to be off, and is to be moved when the TSC is not read.
+const MOVABLE: u64 = 1 << 8;
 
 impl Record {
     fn is(&self, flag: u64) -> bool {
@@ -175,6 +214,13 @@ impl Record {
     fn set(&self, flag: u64, is: bool) {
         let others = self.flags.load() & !flag;
         self.flags.store(if is { others | flag } else { others });
+    }
+
+    /// Sets a flag, fully ordered.
+    fn announce(&self, flag: u64) {
+        let flags = self.flags.load();
+        // Nobody else does, so it does not fail.
+        let _ = self.flags.compare_exchange(flags, flags | flag);
     }
 
     fn standing(&self) -> Standing {
@@ -200,6 +246,8 @@ struct Counts {
     restores: AtomicWord,
     yielded: AtomicWord,
     faults: AtomicWord,
+    /// What the last CPU that started took, in cycles of its TSC.
+    starting: AtomicWord,
 }
 
 /// The TSCs of all CPUs.
@@ -222,8 +270,10 @@ pub(crate) struct Tscs<B: Backend> {
     /// Odd while the TSC of all CPUs changes.
     changes: AtomicWord,
     check: Check<AtomicWord>,
-    /// What the control CPU has to know: the ticket, and above it for how many ms.
+    /// What the control CPU has to know: the ticket, and above it what [`Session`] has.
     session: AtomicWord,
+    /// Not 0 while the clock reads the TSC, or is about to.
+    is_read: AtomicWord,
     /// Not 0 once that CPUs of a socket differ has been logged.
     has_differed: AtomicWord,
     /// Where the look once a second is in its turn.
@@ -264,6 +314,71 @@ fn soon<R>(mut attempt: impl FnMut() -> Option<R>) -> Option<R> {
     None
 }
 
+/// A session, as the control CPU has to know it.
+#[derive(Clone, Copy)]
+struct Session {
+    ticket: Ticket,
+    /// How long to sample, in ms; below 128.
+    ms: u32,
+    /// Whether both CPUs were up before.
+    is_up: bool,
+    /// The number of the control CPU: a call of an earlier session may come late, and to another one.
+    control: u32,
+}
+
+impl Session {
+    const MS: u32 = 32;
+    const IS_UP: u32 = 39;
+    const CONTROL: u32 = 40;
+
+    fn to_word(self) -> u64 {
+        u64::from(self.ticket.to_number())
+            | (u64::from(self.ms) & 0x7f) << Self::MS
+            | u64::from(self.is_up) << Self::IS_UP
+            | u64::from(self.control) << Self::CONTROL
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self {
+            ticket: Ticket::from_number(word as u32),
+            ms: (word >> Self::MS) as u32 & 0x7f,
+            is_up: word >> Self::IS_UP & 1 != 0,
+            control: (word >> Self::CONTROL) as u32,
+        }
+    }
+
+    fn bounds(self) -> Bounds {
+        let bounds = Bounds::new(tsc_khz(), self.ms);
+        if self.is_up {
+            bounds.impatient()
+        } else {
+            bounds
+        }
+    }
+}
+
+/// Whether a CPU that stands so was measured to be off by a constant.
+fn is_off(standing: Standing) -> bool {
+    matches!(
+        standing,
+        Standing::Denied(Reason::Warped | Reason::SocketOutOfStep)
+    )
+}
+
+/// Why mode `tsc` may not be.
+pub(crate) struct OutOfStep {
+    /// The CPU for whose sake.
+    pub(crate) cpu: u32,
+    pub(crate) reason: Reason,
+}
+
+impl OutOfStep {
+    /// Whether that was measured, or is about to be put right. Else nobody has looked yet.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.reason != Reason::NotChecked
+    }
+}
+
 /// How a session came out, for who has started it.
 enum Came {
     /// It has a result, which stands in the record.
@@ -300,6 +415,7 @@ impl<B: Backend> Tscs<B> {
                 changes: AtomicWord::default(),
                 check: Check::new(AtomicWord::default),
                 session: AtomicWord::default(),
+                is_read: AtomicWord::default(),
                 has_differed: AtomicWord::default(),
                 turn: AtomicWord::default(),
                 counts: Counts::default(),
@@ -326,6 +442,10 @@ impl<B: Backend> Tscs<B> {
         self.survey(&guard, |_| true);
         // On a busy host two vCPUs may not run at once the first time.
         self.retry(&guard);
+        // After a suspend the others are set, and compared, before a look can come to it.
+        if self.is_at_work() && self.records.first().is_some_and(|boot| boot.set_to() == 0) {
+            self.clock.keep_boot_cpu_at_zero();
+        }
         // CPUs that come up later see it: they do so under the lock that is held here.
         self.has_begun.store(1);
     }
@@ -380,19 +500,82 @@ impl<B: Backend> Tscs<B> {
     }
 
     /// Whether mode `tsc` may not be, for the sake of a CPU: which one, and why; `None` where all
-    /// TSCs are in step, or are taken for it.
+    /// TSCs are in step, or are taken for it. What was measured comes before what was not.
     ///
     /// A CPU that starts is among those that are asked by the time it can read the clock.
     ///
     /// Context: any.
-    pub(crate) fn out_of_step(&self) -> Option<(u32, Reason)> {
-        let reliable = self.is_reliable();
-        self.up()
-            .find_map(|(cpu, record)| match record.standing().verdict(reliable) {
-                Verdict::Allowed => None,
-                Verdict::Pending => Some((cpu, Reason::NotChecked)),
-                Verdict::Denied(reason) => Some((cpu, reason)),
-            })
+    pub(crate) fn out_of_step(&self) -> Option<OutOfStep> {
+        if self.is_reliable() {
+            // Nothing is checked, so nothing that was found before counts; it does again when the TSC
+            // is so no more.
+            return None;
+        }
+        let mut unchecked = None;
+        for (cpu, record) in self.up() {
+            let reason = match record.standing().verdict(false) {
+                // It was found to be off, whatever the last check came to.
+                _ if record.is(MOVABLE) => Reason::Warped,
+                Verdict::Allowed if !record.is(MOVING) => continue,
+                Verdict::Allowed | Verdict::Pending => Reason::NotChecked,
+                Verdict::Denied(reason) => reason,
+            };
+            let found = OutOfStep { cpu, reason };
+            if found.is_apart() {
+                return Some(found);
+            }
+            unchecked = unchecked.or(Some(found));
+        }
+        unchecked
+    }
+
+    /// The clock is about to read the TSC, or does so no more. What it has to look at in between the
+    /// module's head says.
+    ///
+    /// Context: any. One at a time: with the mutex of [`crate::control`] held.
+    pub(crate) fn set_read(&self, is: bool) {
+        let was = self.is_read.load();
+        // Fully ordered. Nobody else does, so it does not fail.
+        let _ = self.is_read.compare_exchange(was, is.into());
+    }
+
+    /// Whether a CPU that is up is being moved, or may be.
+    ///
+    /// Context: any.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.up().any(|(_, record)| record.is(MOVING))
+    }
+
+    /// Marks a CPU that is up, and those that go by it, as about to be moved. Returns whether they
+    /// may be; if not, they are not marked.
+    fn begin_moving(&self, record: &Record) -> bool {
+        // First the others: they are what they go by.
+        for other in self.followers(record) {
+            other.announce(MOVING);
+        }
+        record.announce(MOVING);
+        let may = self.is_read.load_acquire() == 0;
+        if !may {
+            self.end_moving(record);
+        }
+        may
+    }
+
+    fn end_moving(&self, record: &Record) {
+        record.set(MOVING, false);
+        for other in self.followers(record) {
+            other.set(MOVING, false);
+        }
+    }
+
+    /// The CPUs that go by the given one, if that is the one on its socket that others go by.
+    fn followers<'a>(&'a self, record: &'a Record) -> impl Iterator<Item = &'a Record> {
+        self.up().map(|(_, other)| other).filter(move |other| {
+            !core::ptr::eq(*other, record)
+                && record.standing() != Standing::Socket
+                && other.standing() == Standing::Socket
+                && other.socket.load() == record.socket.load()
+        })
     }
 
     /// Runs `change`, in which the TSC of all CPUs may become another one.
@@ -414,16 +597,32 @@ impl<B: Backend> Tscs<B> {
             .compare_exchange(number, number.wrapping_add(1));
     }
 
-    /// Writes TSC_ADJUST of this CPU, and returns whether it holds the value then. A host may refuse
-    /// the write, or ignore it.
-    fn write(&self, here: &Pinned, value: i64) -> bool {
-        let Some(register) = self.register else {
-            return false;
-        };
-        if register.write(here, value).is_err() {
+    /// Writes TSC_ADJUST of this CPU, and returns what it holds then. A host may refuse the write, or
+    /// ignore it. Of a CPU that `is_up` the next timer stays where it is in time.
+    fn write(&self, here: &Pinned, value: i64, is_up: bool) -> Option<i64> {
+        let before = if is_up { self.read(here) } else { None };
+        if self.register?.write(here, value).is_err() {
             self.counts.faults.increment();
         }
-        self.read(here) == Some(value)
+        let holds = self.read(here)?;
+        if let Some(before) = before {
+            move_deadline(here, holds.wrapping_sub(before));
+        }
+        Some(holds)
+    }
+
+    /// As [`Tscs::write`], of another CPU, which has to be online.
+    fn write_on(&self, cpu: CpuId, value: i64) -> Option<i64> {
+        let (is_there, holds) = (AtomicWord::default(), AtomicWord::default());
+        // The call is ordered: it has returned before the words are read.
+        cpu::on(cpu, || {
+            if let Some(value) = self.write(&Pinned::new(), value, true) {
+                holds.store(value as u64);
+                is_there.store(1);
+            }
+        })
+        .ok()?;
+        (is_there.load() != 0).then_some(holds.load() as i64)
     }
 
     /// Reads TSC_ADJUST of this CPU; `None` where there is none, or it cannot be read.
@@ -459,26 +658,50 @@ impl<B: Backend> Tscs<B> {
         CpuId::from_u32(cpu)
     }
 
-    /// Does what was decided about the CPU on which the caller runs, and notes it. What there is to
-    /// log comes later: the other CPU may wait.
-    fn follow(&self, here: &Pinned, record: &Record, input: &Input, decision: &Decision) {
-        let held = decision.write.is_none_or(|value| self.write(here, value));
-        self.note(record, input, decision);
-        if decision.write.is_some() && held {
-            self.counts.writes.increment();
+    /// Decides about a CPU, does that, and notes it; `write` writes its TSC_ADJUST and returns what
+    /// that holds then. What there is to log comes later: the other CPU may wait.
+    ///
+    /// A CPU `was_denied` that would pass now by its TSC_ADJUST alone is to be checked: that this is
+    /// right is not what it lacked. So is one whose register does not hold what is written to it.
+    fn follow(
+        &self,
+        record: &Record,
+        input: &mut Input,
+        was_denied: bool,
+        write: impl FnOnce(i64) -> Option<i64>,
+    ) -> Decision {
+        let mut decision = decide(input);
+        let mut log = decision.log;
+        if let Some(value) = decision.write {
+            let holds = write(value);
+            if holds == Some(value) {
+                self.counts.writes.increment();
+            } else {
+                record.set(BARE, true);
+                record.set_to.store(holds.unwrap_or(0) as u64);
+                if matches!(
+                    log,
+                    Some(Message::Moved { .. } | Message::BootCpuSet { .. })
+                ) {
+                    log = None;
+                }
+                input.boot_value = None;
+                decision = decide(input);
+            }
         }
-        if !held {
-            // What its TSC is worth by the value that it has nobody knows.
-            record.set_to.store(self.read(here).unwrap_or(0) as u64);
-            record.stand(Standing::Pending);
+        if was_denied && decision.check == ToCheck::Skip {
+            // Not for the boot CPU, with which the others are compared.
+            input.boot_value = None;
+            let set_to = decision.set_to;
+            decision = decide(input);
+            decision.set_to = set_to;
         }
-    }
-
-    fn note(&self, record: &Record, input: &Input, decision: &Decision) {
+        decision.log = decision.log.or(log);
         if let Some(value) = decision.set_to {
             record.set_to.store(value as u64);
         }
-        record.stand(Standing::of(input, decision));
+        record.stand(Standing::of(input, &decision));
+        decision
     }
 
     fn log(&self, cpu: u32, message: &Message) {
@@ -510,60 +733,47 @@ impl<B: Backend> Tscs<B> {
         }
     }
 
-    /// Has a CPU checked that was denied before and would now pass by its TSC_ADJUST alone: that this
-    /// is right is not what it lacked.
-    fn doubt(&self, record: &Record, was_denied: bool, input: &mut Input, decision: &mut Decision) {
-        if was_denied && decision.check == ToCheck::Skip {
-            input.boot_value = None;
-            *decision = decide(input);
-            self.note(record, input, decision);
-        }
-    }
-
     /// The starting CPU's side of a session, with all that follows from what it finds.
     ///
     /// Context: interrupts disabled, on that CPU.
-    fn start(
-        &self,
-        here: &Pinned,
-        record: &Record,
-        mut input: Input,
-        ms: u32,
-        ticket: Ticket,
-    ) -> Came {
-        let bounds = Bounds::new(tsc_khz(), ms);
+    fn start(&self, here: &Pinned, record: &Record, mut input: Input, session: Session) -> Came {
+        let bounds = session.bounds();
         let before = self.changes.load_acquire();
-        let mut set_to = record.set_to();
         let mut is_void = false;
+        let mut runs = Runs::default();
         let mut messages = [None; MAX_RUNS as usize];
         // Also where a change is under way: the other CPU is not to wait for nobody.
-        self.check
-            .starting(ticket, &Here(&self.clock), &bounds, |run, measured| {
+        self.check.starting(
+            session.ticket,
+            &Here(&self.clock),
+            &bounds,
+            |run, measured| {
                 if before & 1 != 0 || self.changes.load_acquire() != before {
                     is_void = true;
                     return false;
                 }
                 self.counts.runs.increment();
-                input.step = Step::Checked {
-                    run,
-                    set_to,
-                    outcome: measured.map_or(Outcome::Absent, |measured| measured.outcome(&bounds)),
-                };
-                let decision = decide(&input);
-                self.follow(here, record, &input, &decision);
-                set_to = decision.set_to.unwrap_or(set_to);
+                let outcome =
+                    measured.map_or(Outcome::Absent, |measured| measured.outcome(&bounds));
+                input.step = runs.step(run, record.set_to(), outcome);
+                let decision = self.follow(record, &mut input, false, |value| {
+                    self.write(here, value, session.is_up)
+                });
                 if let Some(message) = messages.get_mut(usize::from(run.saturating_sub(1))) {
                     *message = decision.log;
                 }
                 decision.check != ToCheck::Skip
-            });
+            },
+        );
         for message in messages.iter().flatten() {
             // One that comes to nothing again and again is said once.
             let is_open = matches!(message, Message::Failed(Outcome::Unseen | Outcome::Absent));
             if !is_open || !record.is(SAID) {
                 self.log(here.cpu(), message);
             }
-            record.set(SAID, is_open);
+            if is_open {
+                record.set(SAID, true);
+            }
         }
         if is_void {
             self.counts.void.increment();
@@ -572,6 +782,10 @@ impl<B: Backend> Tscs<B> {
             record.retries.store(0);
             Came::ToNothing
         } else {
+            if record.standing().verdict(false) == Verdict::Allowed {
+                record.retries.store(0);
+                record.set(SAID, false);
+            }
             Came::ToResult
         }
     }
@@ -580,15 +794,18 @@ impl<B: Backend> Tscs<B> {
     ///
     /// Context: interrupts disabled.
     fn be_compared_with(&self) {
-        let session = self.session.load_acquire();
-        let ticket = Ticket::from_number(session as u32);
-        let bounds = Bounds::new(tsc_khz(), (session >> 32) as u32);
-        self.check.control(ticket, &Here(&self.clock), &bounds);
+        let session = Session::from_word(self.session.load_acquire());
+        if session.control != Pinned::new().cpu() {
+            // A call of an earlier session, in which it was this CPU.
+            return;
+        }
+        self.check
+            .control(session.ticket, &Here(&self.clock), &session.bounds());
     }
 
     /// Opens a session for the control CPU and the starting one; `None` where the TSC is being
     /// changed, or a CPU has not left the last one.
-    fn open(&self, ms: u32) -> Option<Ticket> {
+    fn open(&self, control: CpuId, ms: u32, is_up: bool) -> Option<Session> {
         let ticket = soon(|| {
             let is_changing = self.changes.load_acquire() & 1 != 0;
             if is_changing {
@@ -597,9 +814,14 @@ impl<B: Backend> Tscs<B> {
                 self.check.open().ok()
             }
         })?;
-        self.session
-            .store_release(u64::from(ticket.to_number()) | u64::from(ms) << 32);
-        Some(ticket)
+        let session = Session {
+            ticket,
+            ms,
+            is_up,
+            control: control.as_u32(),
+        };
+        self.session.store_release(session.to_word());
+        Some(session)
     }
 
     /// A CPU starts, the one on which the caller runs.
@@ -615,11 +837,18 @@ impl<B: Backend> Tscs<B> {
         let socket = u64::from(cpu::socket(cpu));
         record.socket.store(socket);
         let mut found = self.read(here);
+        let was_bare = record.is(BARE);
+        record.set(BARE | MOVABLE, false);
+        let was_denied = record.is(KNOWN) && matches!(record.standing(), Standing::Denied(_));
         // Where nobody has looked since it came up the last time, the kernel's check may have moved it.
-        let is_back = record.is(KNOWN) && !record.is(FRESH) && self.is_at_work();
-        let was_denied = is_back && matches!(record.standing(), Standing::Denied(_));
-        if is_back {
+        if record.is(KNOWN) && !record.is(FRESH) && !was_bare && self.is_at_work() {
             found = self.restore(here, record, found, false);
+        } else {
+            // Of an earlier life.
+            record.set(OVERWRITTEN, false);
+        }
+        if found.is_none() && self.register.is_some() {
+            record.set(BARE, true);
         }
         record.boot_value.store(found.unwrap_or(0) as u64);
         record.set_to.store(found.unwrap_or(0) as u64);
@@ -631,11 +860,10 @@ impl<B: Backend> Tscs<B> {
             None => Place::FirstOnSocket,
         };
         let mut input = self.input(found, place);
-        let mut decision = decide(&input);
-        self.follow(here, record, &input, &decision);
-        let log = decision.log;
-        self.doubt(record, was_denied, &mut input, &mut decision);
-        if let Some(message) = &log {
+        let decision = self.follow(record, &mut input, was_denied, |value| {
+            self.write(here, value, false)
+        });
+        if let Some(message) = &decision.log {
             self.log(number, message);
         }
         match decision.check {
@@ -662,7 +890,7 @@ impl<B: Backend> Tscs<B> {
             let Some(control) = self.control(here.cpu()) else {
                 return;
             };
-            let Some(ticket) = self.open(ms) else {
+            let Some(session) = self.open(control, ms, false) else {
                 return;
             };
             let sent = soon(|| match call.send(control) {
@@ -672,7 +900,7 @@ impl<B: Backend> Tscs<B> {
             if !matches!(sent, Some(Ok(()))) {
                 return;
             }
-            match self.start(here, record, input, ms, ticket) {
+            match self.start(here, record, input, session) {
                 Came::ToResult => return,
                 Came::ToNothing => {}
             }
@@ -687,30 +915,40 @@ impl<B: Backend> Tscs<B> {
         let Some(record) = self.records.get(here.cpu() as usize) else {
             return;
         };
+        self.bequeath(record);
+        // Last: there is no moment at which neither it nor its heir is asked.
         record.set(UP, false);
+    }
+
+    /// Passes the verdict of a socket on.
+    fn bequeath(&self, record: &Record) {
         let standing = record.standing();
         if standing == Standing::Socket {
             return;
         }
         let socket = record.socket.load();
-        let mut heirs = self
-            .up()
-            .filter(|(_, other)| other.socket.load() == socket)
-            .map(|(_, other)| other);
-        let has_own = self.up().any(|(_, other)| {
-            other.socket.load() == socket && other.standing() != Standing::Socket
-        });
-        if has_own {
+        let others = || {
+            self.up()
+                .map(|(_, other)| other)
+                .filter(|other| !core::ptr::eq(*other, record) && other.socket.load() == socket)
+        };
+        if matches!(standing, Standing::Denied(_)) {
+            // It may have been the CPU and not the socket: who went by it is looked at by itself.
+            for other in others().filter(|other| other.standing() == Standing::Socket) {
+                other.boot_value.store(record.boot_value.load());
+                other.stand(Standing::Denied(Reason::NotChecked));
+                // Until then it is as far off as that one was.
+                other.set(MOVABLE, is_off(standing) || record.is(MOVABLE));
+            }
             return;
         }
-        if let Some(heir) = heirs.next() {
+        if others().any(|other| other.standing() != Standing::Socket) {
+            return;
+        }
+        if let Some(heir) = others().next() {
             // Of the same value, since it was set to that.
             heir.boot_value.store(record.boot_value.load());
-            // It may have been the CPU and not the socket: its heir is looked at by itself.
-            heir.stand(match standing {
-                Standing::Denied(_) => Standing::Pending,
-                other => other,
-            });
+            heir.stand(standing);
         }
     }
 
@@ -721,17 +959,21 @@ impl<B: Backend> Tscs<B> {
         let Some(record) = self.record(cpu) else {
             return;
         };
+        let is_there = AtomicWord::default();
         if self.register.is_some() {
             let _ = cpu::on(cpu, || {
-                let here = Pinned::new();
-                let found = self.read(&here).unwrap_or(0) as u64;
-                record.boot_value.store(found);
-                record.set_to.store(found);
+                if let Some(found) = self.read(&Pinned::new()) {
+                    record.boot_value.store(found as u64);
+                    record.set_to.store(found as u64);
+                    is_there.store(1);
+                }
             });
+            record.set(BARE, is_there.load() == 0);
         }
         record.socket.store(cpu::socket(cpu).into());
         record.stand(Standing::Pending);
-        record.flags.store_release(UP | KNOWN);
+        let flags = record.flags.load();
+        record.flags.store_release(flags | UP | KNOWN);
     }
 
     /// Whether TSC_ADJUST of a CPU that is up may be written by the rules: whether the kernel is sure
@@ -756,23 +998,27 @@ impl<B: Backend> Tscs<B> {
                 continue;
             };
             let set_to = record.set_to();
-            self.decide_about(cpu, record);
-            if record.set_to() == set_to || record.standing() == Standing::Socket {
-                continue;
-            }
-            for sibling in guard.online() {
-                if let Some(other) = self.record(sibling) {
-                    let goes_by_it = other.standing() == Standing::Socket
-                        && other.socket.load() == record.socket.load();
-                    if goes_by_it {
-                        self.decide_about(sibling, other);
+            let may_move = self.begin_moving(record);
+            self.decide_about(cpu, record, may_move);
+            if record.set_to() != set_to && record.standing() != Standing::Socket {
+                for sibling in guard.online() {
+                    if let Some(other) = self.record(sibling) {
+                        let goes_by_it = other.standing() == Standing::Socket
+                            && other.socket.load() == record.socket.load();
+                        if goes_by_it {
+                            self.decide_about(sibling, other, may_move);
+                        }
                     }
                 }
+            }
+            for record in self.records.iter() {
+                record.set(MOVING, false);
             }
         }
     }
 
-    fn decide_about(&self, cpu: CpuId, record: &Record) {
+    /// Decides about a CPU that is up. Where it must not be moved it is compared all the same.
+    fn decide_about(&self, cpu: CpuId, record: &Record, may_move: bool) {
         let number = cpu.as_u32();
         let socket = record.socket.load();
         let place = match self.reference(socket, |other| other < number) {
@@ -782,42 +1028,58 @@ impl<B: Backend> Tscs<B> {
         };
         let set_to = record.set_to();
         let was_denied = matches!(record.standing(), Standing::Denied(_));
+        let was_off = record.is(MOVABLE) || is_off(record.standing());
         let fits = match place {
             Place::Sibling(reference) => reference.set_to == set_to,
             _ => false,
         };
+        let is_there = self.register.is_some() && !record.is(BARE);
+        let may_write = is_there && self.may_write(record);
         // What may not be written is as good as not there: then it is checked, and not moved.
-        let value = (self.register.is_some() && (fits || self.may_write(record))).then_some(set_to);
+        let value = (is_there && fits || may_write && may_move).then_some(set_to);
         let mut input = self.input(value, place);
-        let mut decision = decide(&input);
-        if decision.write.is_some() {
-            let _ = cpu::on(cpu, || {
-                self.follow(&Pinned::new(), record, &input, &decision);
-            });
-        } else {
-            self.note(record, &input, &decision);
-        }
+        let decision = self.follow(record, &mut input, was_denied, |value| {
+            self.write_on(cpu, value)
+        });
         if let Some(message) = &decision.log {
             self.log(number, message);
         }
-        self.doubt(record, was_denied, &mut input, &mut decision);
-        let ToCheck::Run(ms) = decision.check else {
-            return;
-        };
-        // Nobody waits here, and to look for longer is to see more.
-        let ms = if record.retries.load() == 0 {
-            ms
-        } else {
-            FIRST_MS
-        };
+        if let ToCheck::Run(ms) = decision.check {
+            // Nobody waits here, and to look for longer is to see more.
+            let ms = if record.retries.load() == 0 {
+                ms
+            } else {
+                FIRST_MS
+            };
+            self.check_up(cpu, record, input, ms);
+        }
+        // Nor is a CPU that was off in step for a check that came to no result.
+        let (standing, was_movable) = (record.standing(), record.is(MOVABLE));
+        let is_movable =
+            is_off(standing) && may_write && !may_move || standing.is_open(false) && was_off;
+        record.set(MOVABLE, is_movable);
+        if is_movable && !was_movable {
+            // Not a minute from now.
+            record.retries.store(0);
+        }
+    }
+
+    /// Has a CPU checked that is up.
+    fn check_up(&self, cpu: CpuId, record: &Record, input: Input, ms: u32) {
         for _ in 0..SESSIONS {
-            let (Some(control), Some(ticket)) = (self.control(number), self.open(ms)) else {
+            let Some(session) = self
+                .control(cpu.as_u32())
+                .and_then(|control| self.open(control, ms, true))
+            else {
+                return;
+            };
+            let Some(control) = CpuId::from_u32(session.control) else {
                 return;
             };
             let _ = cpu::on_both(control, cpu, || {
                 let here = Pinned::new();
-                if here.cpu() == number {
-                    self.start(&here, record, input, ms, ticket);
+                if here.cpu() == cpu.as_u32() {
+                    self.start(&here, record, input, session);
                 } else {
                     self.be_compared_with();
                 }
@@ -847,10 +1109,30 @@ impl<B: Backend> Tscs<B> {
             overwritten: record
                 .is(OVERWRITTEN)
                 .then_some(record.overwritten.load() as i64),
-            // Not a CPU that starts: it comes up with what somebody else makes it come up with.
-            kernel_verifies: record.is(UP) && !tsc::is_unstable(),
+            // Not a CPU that starts: it comes up with what somebody else makes it come up with. And
+            // where the kernel's record is known to be what the rules say, it is somebody else who insists.
+            kernel_verifies: record.is(UP) && !tsc::is_unstable() && !self.may_write(record),
         });
-        if restore.write.is_some_and(|value| self.write(here, value)) {
+        if let Some(value) = restore.write {
+            let holds = self.write(here, value, record.is(UP));
+            if holds != Some(value) {
+                pr_warn!(
+                    "CPU{}: TSC_ADJUST cannot be set back to {}, the host does not take it\n",
+                    here.cpu(),
+                    value
+                );
+                // What its TSC is worth by the value that it has nobody knows, and it cannot be set.
+                record.set(BARE, true);
+                record.set_to.store(holds.unwrap_or(0) as u64);
+                record.stand(Standing::Denied(Reason::NotChecked));
+                if here.cpu() == 0 {
+                    // The others were compared with it.
+                    for (_, other) in self.up() {
+                        other.stand(Standing::Denied(Reason::NotChecked));
+                    }
+                }
+                return None;
+            }
             self.counts.restores.increment();
         }
         record.set_to.store(restore.set_to as u64);
@@ -860,7 +1142,7 @@ impl<B: Backend> Tscs<B> {
             .overwritten
             .store(restore.overwritten.unwrap_or(0) as u64);
         if let Some(value) = value {
-            if restore.log {
+            if restore.log && restore.write.is_some() {
                 pr_warn!(
                     "CPU{}: TSC_ADJUST was changed from {} to {} by somebody else, restored\n",
                     here.cpu(),
@@ -885,6 +1167,11 @@ impl<B: Backend> Tscs<B> {
 
     /// Looks at TSC_ADJUST of the CPU on which the caller runs.
     fn look(&self, here: &Pinned, record: &Record, resume: bool) {
+        if record.is(BARE) {
+            // What it was set to is not known.
+            record.set(FRESH, false);
+            return;
+        }
         let value = self.read(here);
         let set_to = record.set_to();
         if record.is(FRESH) {
@@ -917,6 +1204,10 @@ impl<B: Backend> Tscs<B> {
     pub(crate) fn resume(&self) {
         let _work = self.work.lock();
         let guard = HotplugReadGuard::new();
+        if self.clock.boot_cpu_restored() {
+            self.counts.restores.increment();
+            pr_warn!("CPU0: TSC_ADJUST was not 0 after the suspend, restored\n");
+        }
         for cpu in guard.online() {
             self.look_at(cpu, true);
         }
@@ -951,10 +1242,15 @@ impl<B: Backend> Tscs<B> {
             return;
         };
         let number = self.changes.load_acquire();
-        let Some(by) = self.off(control, cpu) else {
-            return;
-        };
-        if number & 1 != 0 || self.changes.load_acquire() != number || by == 0 {
+        // One in which the host has set a TSC back, or forth, is not to be believed.
+        let mut by = 0;
+        for _ in 0..WATCHED_TIMES {
+            match self.off(control, cpu) {
+                None | Some(0) => return,
+                Some(off) => by = off,
+            }
+        }
+        if number & 1 != 0 || self.changes.load_acquire() != number {
             return;
         }
         record.stand(Standing::Denied(Reason::Warped));
@@ -992,7 +1288,9 @@ impl<B: Backend> Tscs<B> {
         writeln!(f, "tsc_reliable: {}", if reliable { "yes" } else { "no" })?;
         match self.out_of_step() {
             None => writeln!(f, "tsc_in_step: yes")?,
-            Some((cpu, reason)) => writeln!(f, "tsc_in_step: no, CPU{}: {}", cpu, reason.name())?,
+            Some(OutOfStep { cpu, reason }) => {
+                writeln!(f, "tsc_in_step: no, CPU{}: {}", cpu, reason.name())?
+            }
         }
         writeln!(
             f,
@@ -1010,6 +1308,7 @@ impl<B: Backend> Tscs<B> {
         writeln!(f, "tsc_adjust_restores: {}", count(&counts.restores))?;
         writeln!(f, "tsc_adjust_yielded: {}", count(&counts.yielded))?;
         writeln!(f, "tsc_adjust_faults: {}", count(&counts.faults))?;
+        writeln!(f, "starting_last_cycles: {}", count(&counts.starting))?;
         for (cpu, record) in self.up() {
             write!(f, "tsc_cpu{}: socket={}", cpu, record.socket.load())?;
             if self.register.is_some() {
@@ -1027,6 +1326,9 @@ impl<B: Backend> Tscs<B> {
 }
 
 impl<B: Backend> periodic::Task for Arc<Tscs<B>> {
+    /// It waits for CPUs that their host may not run.
+    const IS_LONG: bool = true;
+
     /// The look once a second: at what the kernel has made of CPUs that came up, at the next one in
     /// turn, and at those of which the check has come to nothing.
     fn run(&self) -> u32 {
@@ -1078,8 +1380,10 @@ impl<B: Backend> Tscs<B> {
             return;
         }
         let reliable = self.is_reliable();
+        let begin = Instant::<Monotonic>::now();
         self.survey(guard, |record| {
-            if !record.is(UP) || !record.standing().is_open(reliable) {
+            let is_wanted = record.standing().is_open(reliable) || record.is(MOVABLE) && !reliable;
+            if !record.is(UP) || !is_wanted || begin.elapsed() > Delta::from_millis(RETRIES_MS) {
                 return false;
             }
             let retries = record.retries.load();
@@ -1143,10 +1447,14 @@ impl<B: Backend> Cpus<B> {
 
 impl<B: Backend> cpuhp::Callbacks for Cpus<B> {
     fn starting(&self, cpu: CpuId) {
+        // With what moves its TSC among it, so it says how long where nothing does.
+        let begin = rdtsc_ordered();
         self.clock.starting();
         // One that was up when the callbacks were registered is online, and not starting.
         if self.tscs.has_begun.load() != 0 && !cpu::is_online(cpu) {
             self.tscs.starting(&Pinned::new(), &self.call);
+            let cycles = rdtsc_ordered().wrapping_sub(begin);
+            self.tscs.counts.starting.store(cycles);
         }
     }
 

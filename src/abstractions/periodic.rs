@@ -12,10 +12,13 @@ use kernel::{
 
 /// What is done.
 pub(crate) trait Task: Send + Sync + 'static {
+    /// Whether it takes long. What does not is done on the workqueue for what has to be done in time
+    /// (`system_highpri_wq`), what does on the one for that (`system_dfl_long_wq`).
+    const IS_LONG: bool;
+
     /// Does it once, and returns after how many ms to do it again.
     ///
-    /// Context: may sleep; not for long, since it runs on the workqueue for what has to be done in
-    /// time. Never twice at once.
+    /// Context: may sleep. Never twice at once.
     fn run(&self) -> u32;
 }
 
@@ -57,7 +60,7 @@ impl<T: Task> Periodic<T> {
     /// Context: any but NMI.
     pub(crate) fn begin(&self, ms: u32) {
         // SAFETY: By the type invariant the work is initialised.
-        unsafe { bindings::paraclock_mod_delayed_work(self.work.get(), ms) };
+        unsafe { bindings::paraclock_mod_delayed_work(self.work.get(), ms, T::IS_LONG) };
     }
 
     /// # Safety
@@ -70,7 +73,7 @@ impl<T: Task> Periodic<T> {
             let delayed = kernel::container_of!(work, kernel::bindings::delayed_work, work);
             let this = kernel::container_of!(Opaque::cast_from(delayed), Self, work);
             let ms = (*this).task.run();
-            bindings::paraclock_queue_delayed_work(delayed, ms);
+            bindings::paraclock_queue_delayed_work(delayed, ms, T::IS_LONG);
         }
     }
 }

@@ -27,6 +27,16 @@ pub(crate) fn has_reliable_feature() -> bool {
     unsafe { bindings::paraclock_has_tsc_reliable() }
 }
 
+/// Keeps the next event of this CPU's timer where it is in time, after its TSC was moved by so many
+/// cycles: where that is by a TSC deadline (`IA32_TSC_DEADLINE`), and one is armed.
+///
+/// Context: interrupts disabled.
+pub(crate) fn move_deadline(_here: &Pinned, by: i64) {
+    // SAFETY: Where the CPU has the register a write of a value other than 0 to it, while one is
+    // armed, arms it for another time and has no other effect; accesses that fault are caught.
+    unsafe { bindings::paraclock_move_deadline(by) };
+}
+
 /// `IA32_TSC_ADJUST`: what each CPU adds to its TSC (SDM, volume 3, "IA32_TSC_ADJUST Support").
 ///
 /// # Invariants
@@ -61,7 +71,9 @@ impl AdjustRegister {
         Ok(value as i64)
     }
 
-    /// Writes it on the CPU on which the caller runs, in cycles. The CPU's TSC changes by as much.
+    /// Writes it on the CPU on which the caller runs, in cycles. The CPU's TSC changes by as much, and
+    /// with it what stands on that: its `sched_clock()`, where that is the TSC, and when its timer
+    /// fires, where that is by a TSC deadline ([`move_deadline`]).
     ///
     /// Context: any.
     ///

@@ -59,6 +59,9 @@ pub struct Ground {
     pub is_unstable_to_kernel: bool,
     /// Whether the TSCs of all CPUs were found in step.
     pub is_synchronized: bool,
+    /// Whether they were found to be apart, or one is being moved, which is more than not to have been
+    /// compared.
+    pub is_apart: bool,
     /// What is wrong with the frequency.
     pub frequency: Result<(), Refused>,
     /// Whether the system sleeps, or is about to.
@@ -195,22 +198,26 @@ pub struct Decision {
 pub struct Machine {
     /// The mode to be in where it is not `tsc`.
     base: Mode,
+    /// The mode to be in where the TSCs were found to be apart: who reads a page reads the TSC.
+    apart: Mode,
     wanted: ModeOption,
     /// In mode `tsc`: since when.
     entered: Option<u64>,
     /// Where mode `tsc` was left: since when its ground has been there.
     good_since: Option<u64>,
-    /// How often mode `tsc` was left without having lasted; 0 if it was never left at all, or the
+    /// How often mode `tsc` was left without having lasted, for something that the host has done; 0 if it was never left at all, or the
     /// administrator has asked anew.
     level: u32,
     left: u64,
 }
 
 impl Machine {
-    /// Begins in mode `base`, without a history.
-    pub const fn new(base: Mode, wanted: ModeOption) -> Self {
+    /// Begins in mode `base`, without a history. Mode `apart` needs no TSC, where there is such a
+    /// mode; else it is `base`.
+    pub const fn new(base: Mode, apart: Mode, wanted: ModeOption) -> Self {
         Self {
             base,
+            apart,
             wanted,
             entered: None,
             good_since: None,
@@ -278,11 +285,13 @@ impl Machine {
                 }
             }
             Err(why) => {
-                self.leave(why, now);
-                Decision {
-                    mode: self.base,
-                    why,
-                }
+                self.leave(ground, why, now);
+                let mode = if ground.is_apart {
+                    self.apart
+                } else {
+                    self.base
+                };
+                Decision { mode, why }
             }
         }
     }
@@ -294,7 +303,7 @@ impl Machine {
         self.level = self.level.max(1);
     }
 
-    fn leave(&mut self, why: Why, now: u64) {
+    fn leave(&mut self, ground: &Ground, why: Why, now: u64) {
         self.good_since = None;
         let Some(entered) = self.entered.take() else {
             return;
@@ -304,6 +313,10 @@ impl Machine {
             return;
         }
         self.left += 1;
+        if why == Why::NotSynchronized && !ground.is_apart {
+            // Nor here: a CPU came up, and could not be compared at once.
+            return;
+        }
         let steady = (self.hold_us() * STEADY_HOLDS).max(STEADY_US);
         if now.saturating_sub(entered) >= steady {
             self.level = 1;

@@ -19,6 +19,7 @@ const GOOD: Ground = Ground {
     is_stable: true,
     is_unstable_to_kernel: false,
     is_synchronized: true,
+    is_apart: false,
     frequency: Ok(()),
     is_suspended: false,
 };
@@ -53,13 +54,14 @@ fn grounds() -> Vec<Ground> {
                 Err(Refused::OutOfRange),
                 Err(Refused::Contradiction),
             ] {
-                for bits in 0..16 {
+                for bits in 0..32 {
                     grounds.push(Ground {
                         guarantee,
                         page,
                         is_stable: bools[bits & 1],
                         is_unstable_to_kernel: bools[bits >> 1 & 1],
                         is_synchronized: bools[bits >> 2 & 1],
+                        is_apart: bools[bits >> 4 & 1],
                         frequency,
                         is_suspended: bools[bits >> 3 & 1],
                     });
@@ -84,22 +86,60 @@ fn is_enough(ground: &Ground) -> bool {
 #[test]
 fn every_ground_for_everything_that_is_wanted() {
     for ground in grounds() {
-        for base in [Mode::Page, Mode::Msr] {
+        for (base, apart) in [
+            (Mode::Page, Mode::Page),
+            (Mode::Page, Mode::Msr),
+            (Mode::Msr, Mode::Msr),
+        ] {
             for &wanted in ModeOption::ALL {
-                let mut machine = Machine::new(base, wanted);
+                let mut machine = Machine::new(base, apart, wanted);
                 let Decision { mode, why } = machine.decide(&ground, 5);
                 let tsc = is_enough(&ground) && wanted.allows_tsc();
                 assert_eq!(mode == Mode::Tsc, tsc, "{ground:?} {wanted:?}");
-                assert!(mode == Mode::Tsc || mode == base);
+                // Who reads a page reads the TSC, so that is no way out where TSCs are apart.
+                let other = if ground.is_apart && wanted.allows_tsc() && !is_enough(&ground) {
+                    apart
+                } else {
+                    base
+                };
+                assert!(mode == Mode::Tsc || mode == other);
                 assert_eq!(why == Why::Asked, !wanted.allows_tsc());
                 assert_eq!(matches!(why, Why::Guaranteed(_)), tsc);
                 assert!(!why.reason().is_empty());
                 // Mode `tsc` is left at once, for the same reason.
-                let mut machine = Machine::new(base, wanted);
+                let mut machine = Machine::new(base, apart, wanted);
                 machine.decide(&GOOD, 0);
                 assert_eq!(machine.decide(&ground, 5), Decision { mode, why });
             }
         }
+    }
+}
+
+/// A CPU that comes up and is not compared yet is nobody's fault; one that is off is.
+#[test]
+fn a_cpu_that_was_not_compared_holds_nothing_off() {
+    for is_apart in [false, true] {
+        let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
+        let ground = Ground {
+            is_synchronized: false,
+            is_apart,
+            ..GOOD
+        };
+        for turn in 1..=5 {
+            assert_eq!(
+                machine.decide(&GOOD, 0).mode == Mode::Tsc,
+                !is_apart || turn == 1
+            );
+            machine.decide(&ground, 0);
+        }
+        assert_eq!(
+            (machine.left(), machine.hold_us()),
+            if is_apart {
+                (1, SHORTEST_HOLD_US)
+            } else {
+                (5, 0)
+            }
+        );
     }
 }
 
@@ -176,7 +216,7 @@ fn the_reason_is_the_one_that_is_wrong() {
 /// A host that takes its word back each time the clock has come to rely on it.
 #[test]
 fn the_hold_off_doubles_and_ends() {
-    let mut machine = Machine::new(Mode::Page, ModeOption::Auto);
+    let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
     let (mut now, mut hold) = (0, SHORTEST_HOLD_US);
     assert_eq!(
         machine.decide(&GOOD, now).mode,
@@ -207,7 +247,7 @@ fn the_hold_off_doubles_and_ends() {
 
 #[test]
 fn the_ground_has_to_be_there_without_a_break() {
-    let mut machine = Machine::new(Mode::Page, ModeOption::Auto);
+    let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
     machine.decide(&GOOD, 0);
     machine.decide(&BAD, 1000);
     for now in (2000..10_000_000).step_by(90_000) {
@@ -219,7 +259,7 @@ fn the_ground_has_to_be_there_without_a_break() {
 
 #[test]
 fn the_administrator_and_a_suspend_are_no_fault_of_the_host() {
-    let mut machine = Machine::new(Mode::Page, ModeOption::Auto);
+    let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
     machine.decide(&GOOD, 0);
     machine.want(Mode::Page, ModeOption::Page);
     assert_eq!(machine.decide(&GOOD, 10).mode, Mode::Page);
@@ -241,7 +281,7 @@ fn the_administrator_and_a_suspend_are_no_fault_of_the_host() {
 
 #[test]
 fn what_could_not_be_entered_is_tried_again_later() {
-    let mut machine = Machine::new(Mode::Page, ModeOption::Auto);
+    let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
     assert_eq!(machine.decide(&GOOD, 0).mode, Mode::Tsc);
     machine.failed();
     assert_eq!(machine.decide(&GOOD, 10).why, Why::HeldOff);
@@ -259,7 +299,7 @@ proptest! {
         steps in prop::collection::vec((1_000..200_000u64, prop::bool::weighted(0.8), 0..4u8), 1..800),
         stretch in 1..60u64,
     ) {
-        let mut machine = Machine::new(Mode::Page, ModeOption::Auto);
+        let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
         let (mut now, mut good_since, mut was_tsc, mut left) = (0u64, None, false, 0u64);
         for (step, is_good, kind) in steps {
             now += step * stretch;
