@@ -107,10 +107,22 @@ static int kernel_readings(void)
 	return 0;
 }
 
+/* What the driver did when the last CPU started, which is all that it adds to that. */
+static __u64 starting(void)
+{
+	struct status status;
+	char value[32];
+
+	if (status_read(&status) ||
+	    !status_get(&status, "starting_last_cycles", value, sizeof(value)))
+		return UINT64_MAX;
+	return strtoull(value, NULL, 10);
+}
+
 /* What a CPU costs, the last one of those online, and what a reading costs beside as many. */
 static int hotplug(int online)
 {
-	__u64 start, down = UINT64_MAX, up = UINT64_MAX;
+	__u64 start, down = UINT64_MAX, up = UINT64_MAX, ours = UINT64_MAX;
 	char name[64];
 	int err, turn;
 
@@ -127,11 +139,17 @@ static int hotplug(int online)
 		up = start < up ? start : up;
 		if (err)
 			return bench_complain("a CPU does not come up", err);
+		start = bench_of_driver() ? starting() : UINT64_MAX;
+		ours = start < ours ? start : ours;
 	}
 	snprintf(name, sizeof(name), "cpus%d.down", online);
 	bench_figure(name, "ticks", down);
 	snprintf(name, sizeof(name), "cpus%d.up", online);
 	bench_figure(name, "ticks", up);
+	if (bench_of_driver()) {
+		snprintf(name, sizeof(name), "cpus%d.starting", online);
+		bench_figure(name, "instructions", ours);
+	}
 	snprintf(name, sizeof(name), "cpus%d.vdso.monotonic", online);
 	bench_figure(name, "instructions", least_ticks(vdso_clock_gettime, CLOCK_MONOTONIC));
 	snprintf(name, sizeof(name), "cpus%d.syscall.monotonic", online);

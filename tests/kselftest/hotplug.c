@@ -4,8 +4,7 @@
  * readers of a CPU return to it the moment it is up. After each return its MSR and the
  * status file name its page again.
  */
-#include "lib/fixture.h"
-#include "lib/readers.h"
+#include "lib/hotplugfixture.h"
 
 #define DEFAULT_LOOPS	20
 #define DWELL_NS	(NSEC_PER_SEC / 50)
@@ -71,7 +70,8 @@ int main(int argc, char **argv)
 {
 	struct options options = { .loops = DEFAULT_LOOPS };
 	const char *loops = getenv("PARACLOCK_HOTPLUG_LOOPS");
-	bool switched = true, pages = true;
+	bool switched = true, pages = true, is_ours;
+	struct status status = { 0 };
 	struct readers *readers;
 	struct reader_count count;
 	unsigned int turn = 0;
@@ -89,10 +89,15 @@ int main(int argc, char **argv)
 	if (!file_exists("/sys/devices/system/cpu/cpu1/online"))
 		ksft_exit_skip("needs CONFIG_HOTPLUG_CPU\n");
 	require_clock(&options);
+	is_ours = !strcmp(options.clocksource, MODULE_NAME);
+	if (is_ours && testhost_present() && !begin_honest(n_cpus))
+		ksft_exit_fail_msg("no beginning without a fault\n");
 	ksft_set_plan(5);
+	/* What is read is worth to know. */
+	if (is_ours && guest_is_known() && !is_mode(expected().mode))
+		ksft_exit_fail_msg("not in the mode that is to be tested\n");
 
-	if (!strcmp(options.clocksource, MODULE_NAME) && expects_page()) {
-		struct status status;
+	if (is_ours && expects_page()) {
 		__u64 value;
 
 		with_status = true;
@@ -142,6 +147,8 @@ int main(int argc, char **argv)
 	count = readers_count(readers, -1, -1);
 	ksft_print_msg("%llu readings, expected 0 backward, seen %llu, worst %llu ns\n",
 		       count.reads, count.backward, count.worst_ns);
+	if (count.backward && is_ours && !status_read(&status))
+		status_print(&status);
 	ksft_test_result(!count.backward, "no reader saw a step back meanwhile\n");
 	ksft_test_result(readers_least(readers, READER_VDSO) &&
 			 readers_least(readers, READER_SYSCALL),

@@ -4,7 +4,8 @@
  * two sockets: CPUs 0 and 1, and CPUs 2 and 3. What the registers hold is read back by
  * their MSRs, what was checked, decided and logged is the driver's to say.
  *
- * Without readers, who would only make it take longer: the test `hotplug` has them.
+ * Readers there are where a CPU is left out of step: the clock is in a mode then that does not need it. What
+ * they see while CPUs come and go is for the test `hotplug`.
  */
 #include <stdlib.h>
 
@@ -19,6 +20,10 @@
 #define RANDOM_CYCLES	60000
 /* Most that a TSC's drift may be on this host: half as fast. */
 #define DRIFT_PPB	(-500000000)
+/* For how long the clock is read with a CPU out of step. */
+#define READ_MS		500
+/* So many starts that pass. */
+#define STARTS		10
 /* A TSC that moves to and fro does so while both CPUs look, or it does not. */
 #define ATTEMPTS	40
 
@@ -116,13 +121,47 @@ static void sibling_to_socket(void)
 	must("adjust_on_start vcpu=1 value=%d", FOREIGN);
 	right = right && switch_cpu(1, true) && adjust_is(1, 0) && checks_rose(before, 0, 0) &&
 		logged(kmsg, "CPU1: TSC_ADJUST", true);
-	/* Once. */
+	/* Once. Not before the look has come, until when the value may be the kernel's. */
+	usleep(1500000);
 	right = right && switch_cpu(1, false) && switch_cpu(1, true) && adjust_is(1, 0) &&
 		logged(kmsg, "CPU1: TSC_ADJUST", false) && is_mode("tsc");
 	must("adjust_on_start vcpu=1 value=honest");
 	right = right && switch_cpu(1, false) && switch_cpu(1, true) && adjust_is(1, 0);
 	ksft_test_result(right, "sibling-to-socket: when it starts, unchecked, logged once\n");
 	close(kmsg);
+}
+
+/* A CPU that comes up and passes takes nothing from those that read the clock. */
+static void passing_starts(void)
+{
+	long long left, hold;
+	int starts = 0, attempt;
+	bool right = true;
+
+	for (attempt = 0; right && starts < STARTS && attempt < 5 * STARTS; attempt++) {
+		right = is_mode("tsc");
+		left = status_number("left_tsc");
+		hold = status_number("hold_off_ms");
+		right = right && restart_second_socket();
+		/* On a busy host two of them may not have run at once. */
+		if (!right || strstr(status_text("tsc_cpu2"), "checked") ||
+		    strstr(status_text("tsc_cpu3"), "checked")) {
+			right = right && wait_for_status("tsc_in_step", "yes", LOOK_MS);
+			continue;
+		}
+		starts++;
+		/* Four looks of the poll. */
+		usleep(100000);
+		if (status_number("left_tsc") != left || status_number("hold_off_ms") != hold) {
+			ksft_print_msg("start %d: left_tsc expected %lld, seen %lld; hold_off_ms %lld, %lld\n",
+				       starts, left, status_number("left_tsc"), hold,
+				       status_number("hold_off_ms"));
+			right = false;
+		}
+	}
+	ksft_test_result(right && starts == STARTS,
+			 "mode tsc stays through %d starts of a CPU that passes, of %d\n", starts,
+			 attempt);
 }
 
 /* Rule socket-into-step: moved by what it is off, its sibling with it, and back again. */
@@ -141,6 +180,7 @@ static void socket_into_step(void)
 	if (with_adjust)
 		right = right && llabs(adjust_of(2)) <= RIGHT;
 	ksft_test_result(right && is_mode("tsc"), "a socket in step is checked, and left alone\n");
+	passing_starts();
 
 	right = switch_cpu(3, false) && switch_cpu(2, false);
 	must("tsc_offset socket=1 cycles=%d", OFF);
@@ -158,7 +198,7 @@ static void socket_into_step(void)
 	} else {
 		right = right && logged(kmsg, "CPU2: TSC out of step by", true) &&
 			wait_for_status("tsc_in_step", "no, CPU2: TSC out of step", 0) &&
-			is_mode("page");
+			is_mode(apart_mode()) && reads_well(READ_MS);
 	}
 	ksft_test_result(right, "socket-into-step: a socket %d cycles ahead is %s\n", OFF,
 			 with_adjust ? "moved, in 3 runs at most" : "not moved, and no mode tsc");
@@ -324,15 +364,20 @@ static void drifting(void)
 	must("tsc_drift vcpu=2 ppb=%d", DRIFT_PPB);
 	right = right && start_checked(2) && checks_rose(before, with_adjust ? 3 : 1, 200) &&
 		wait_for_status("tsc_in_step", "no, CPU2: TSC", 0) &&
-		logged(kmsg, "no mode tsc until", true) && is_mode("page") &&
-		wait_for_status("why", "the TSCs of the CPUs are not in step", 0);
+		logged(kmsg, "no mode tsc until", true) && is_mode(apart_mode()) &&
+		wait_for_status("why", "the TSCs of the CPUs are not in step", 0) &&
+		reads_well(READ_MS);
 	ksft_test_result(right, "a TSC that drifts: checked %d times, no mode tsc, with the reason\n",
 			 with_adjust ? 3 : 1);
-	/* What it has lost by then as well. */
+	/* What it has lost by then as well. Its sibling goes by it, and is looked at by itself when it has gone. */
+	right = switch_cpu(3, true);
 	must("heal");
+	right = right && switch_cpu(2, false) &&
+		wait_for_status("tsc_in_step", "yes", LOOK_MS) && start_checked(2) &&
+		wait_for_status("tsc_in_step", "yes", LOOK_MS) && is_mode("tsc");
 	if (with_adjust)
-		must("tsc_adjust vcpu=2 value=0");
-	ksft_test_result(passes_again(), "... and mode tsc when the CPU has passed\n");
+		right = right && adjust_is(2, adjust_of(3));
+	ksft_test_result(right, "... and mode tsc when the CPU has passed, with its sibling up\n");
 	close(kmsg);
 }
 
@@ -358,13 +403,90 @@ static void random_warps(void)
 		right = switch_cpu(2, false) && switch_cpu(2, true);
 		random = strstr(status_text("tsc_in_step"), "CPU2: TSC warps randomly");
 	}
+	ksft_print_msg("seen at attempt %d\n", attempt);
+	right = right && random && logged(kmsg, "CPU2: TSC warps randomly", true) &&
+		is_mode(apart_mode()) && reads_well(READ_MS);
 	atomic_store(&stop_moving, true);
 	pthread_join(thread, NULL);
-	ksft_print_msg("seen at attempt %d\n", attempt);
-	right = right && random && logged(kmsg, "CPU2: TSC warps randomly", true) && is_mode("page");
 	ksft_test_result(right, "random warps: no mode tsc, with the reason\n");
 	ksft_test_result(passes_again(), "... and mode tsc when the CPU has passed\n");
 	close(kmsg);
+}
+
+/*
+ * A register that CPUID promises, and that the host does not let anybody write, or read: the CPU is as good as one
+ * without it, and is checked.
+ */
+static void register_faults(void)
+{
+	static const char *const accesses[] = { "write", "read" };
+	long long before;
+	unsigned int i;
+	bool right;
+
+	for (i = 0; i < sizeof(accesses) / sizeof(*accesses); i++) {
+		if (!with_adjust || kernel_verifies) {
+			ksft_test_result_skip("a TSC_ADJUST that faults (%s): %s\n", accesses[i],
+					      with_adjust ? "the kernel accesses it as well" :
+							    "there is none");
+			ksft_test_result_skip("... and back (%s): likewise\n", accesses[i]);
+			continue;
+		}
+		right = load_anew("tsc_reliable=never") && is_mode("tsc") && switch_cpu(3, false);
+		must("adjust_on_start vcpu=3 value=%d", FAR);
+		must("gp msr=0x3b on %s", accesses[i]);
+		before = checks();
+		right = right && start_checked(3) && checks_rose(before, 1, 200) &&
+			number_is("tsc_adjust_faults", 1) &&
+			wait_for_status("tsc_in_step", "no, CPU3: TSC out of step", 0) &&
+			is_mode(apart_mode()) && reads_well(READ_MS);
+		ksft_test_result(right, "a TSC_ADJUST that faults (%s): checked, and found out of step\n",
+				 accesses[i]);
+		must("gp msr=0x3b off");
+		must("adjust_on_start vcpu=3 value=honest");
+		right = switch_cpu(3, false) && start_checked(3) && adjust_is(3, adjust_of(2)) &&
+			wait_for_status("tsc_in_step", "yes", LOOK_MS) && is_mode("tsc");
+		ksft_test_result(right, "... and back in step when it does not (%s)\n", accesses[i]);
+	}
+}
+
+/*
+ * A CPU that is found out of step when it is up is moved, but not while the clock is read by its TSC: it goes by
+ * the counter first. (Without one it is mode tsc alone that is left.)
+ */
+static void moved_when_up(void)
+{
+	long long left;
+	bool right, in_time;
+	__s64 then;
+
+	if (!with_adjust || kernel_verifies) {
+		const char *why = with_adjust ? "the kernel would move it back" : "no TSC_ADJUST";
+
+		ksft_test_result_skip("not moved under readers: %s\n", why);
+		ksft_test_result_skip("moved when it is up: %s\n", why);
+		return;
+	}
+	right = load_anew("tsc_reliable=always") && is_mode("tsc") && switch_cpu(3, false) &&
+		switch_cpu(2, false);
+	must("adjust_on_start vcpu=2 value=%d", -OFF);
+	/* As the driver would have it that was set to something else when it went. */
+	right = right && load_anew("tsc_reliable=always") && is_mode("tsc");
+	/* Reliable, so nobody looks: the first one on its socket stays as it is, and its sibling follows. */
+	right = right && switch_cpu(2, true) && switch_cpu(3, true) && adjust_is(2, -OFF) &&
+		adjust_is(3, -OFF);
+	must("adjust_on_start vcpu=2 value=honest");
+	left = status_number("left_tsc");
+	right = right && set_reliable("never");
+	then = adjust_of(2);
+	in_time = then == -OFF || status_number("left_tsc") > left;
+	if (!in_time)
+		ksft_print_msg("cpu2: TSC_ADJUST moved to %lld in mode tsc\n", then);
+	ksft_test_result(right && in_time, "a TSC that is read is compared, and not moved\n");
+	right = right && wait_for_status("tsc_in_step", "yes", LOOK_MS) &&
+		llabs(adjust_of(2)) <= RIGHT && adjust_is(3, adjust_of(2)) && is_mode("tsc") &&
+		number_is("left_tsc", left + 1) && reads_well(READ_MS);
+	ksft_test_result(right, "... and moved when it is read no more, with its sibling\n");
 }
 
 /* In step when it came up, and no more. */
@@ -383,7 +505,8 @@ static void fell_apart(void)
 	kmsg = kmsg_open();
 	must("tsc_offset vcpu=1 cycles=%d", FAR);
 	right = right && wait_for_status("tsc_in_step", "no, CPU1: TSC out of step", LOOK_MS) &&
-		logged(kmsg, "CPU1: TSC out of step by", true) && is_mode("page");
+		logged(kmsg, "CPU1: TSC out of step by", true) && is_mode(apart_mode()) &&
+		reads_well(READ_MS);
 	ksft_test_result(right, "a TSC that leaves the others is found by the watch\n");
 	right = set_reliable("never") && wait_for_status("tsc_in_step", "no, CPU1:", 0);
 	ksft_test_result(right, "... and checked again it is no better\n");
@@ -404,6 +527,8 @@ int main(int argc, char **argv)
 	if (!file_exists("/sys/devices/system/cpu/cpu3/online"))
 		ksft_exit_skip("needs four CPUs and CONFIG_HOTPLUG_CPU\n");
 	require_clock(&options);
+	if (!begin_honest(4))
+		ksft_exit_fail_msg("no beginning without a fault\n");
 	with_adjust = *status_text("tsc_cpu0") && strstr(status_text("tsc_cpu0"), "set_to=");
 	kernel_verifies = with_adjust && host_get()->tsc_invariant;
 	host_vouches = host_get()->tsc_invariant;
@@ -412,7 +537,7 @@ int main(int argc, char **argv)
 	if (!strstr(status_text("tsc_cpu1"), "socket=0 ") ||
 	    !strstr(status_text("tsc_cpu2"), "socket=1 "))
 		ksft_exit_skip("needs two sockets, CPUs 0 and 1, 2 and 3\n");
-	ksft_set_plan(24);
+	ksft_set_plan(31);
 	be_urgent();
 
 	ksft_test_result(!with_adjust || (adjust_is(0, 0) && adjust_is(1, 0) && adjust_is(2, 0) &&
@@ -426,6 +551,8 @@ int main(int argc, char **argv)
 	changed();
 	drifting();
 	random_warps();
+	register_faults();
+	moved_when_up();
 	fell_apart();
 	result_still_current(&options);
 	ksft_finished();

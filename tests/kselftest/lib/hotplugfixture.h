@@ -8,6 +8,7 @@
 
 #include "updatefixture.h"
 #include "kmsg.h"
+#include "readers.h"
 
 #define RELIABLE_PARAMETER	"/sys/module/" MODULE_NAME "/parameters/tsc_reliable"
 /* The look in turn takes a second for each CPU; the mode has its hold-off. */
@@ -77,6 +78,32 @@ static inline bool is_mode(const char *expected)
 	return is;
 }
 
+/* Where the clock goes when TSCs are apart: to one that needs none, if there is one. */
+static inline const char *apart_mode(void)
+{
+	return !strcmp(expected().backend, "hyperv") ? "msr" : "page";
+}
+
+/* Who reads the clock now, on all CPUs, by the vDSO and by system calls, sees no step back. */
+static inline bool reads_well(unsigned int ms)
+{
+	struct readers *readers = readers_start(READERS_VDSO | READERS_SYSCALL, false);
+	struct reader_count count;
+
+	if (!readers) {
+		ksft_print_msg("the readers: %s (%d)\n", strerror(errno), errno);
+		return false;
+	}
+	usleep(ms * 1000);
+	readers_stop(readers);
+	count = readers_count(readers, -1, -1);
+	readers_free(readers);
+	if (!count.reads || count.backward)
+		ksft_print_msg("%llu readings, expected 0 backward, seen %llu, worst %llu ns\n",
+			       count.reads, count.backward, count.worst_ns);
+	return count.reads && !count.backward;
+}
+
 static inline bool logged(int kmsg, const char *word, bool expected)
 {
 	bool found = kmsg_find(kmsg, word);
@@ -117,6 +144,28 @@ static inline bool start_checked(int cpu)
 	}
 	ksft_print_msg("cpu%d: no result in %d attempts: %s\n", cpu, attempt, status_text(key));
 	return false;
+}
+
+/*
+ * Undoes what a test has left that was ended before its time, and loads the driver anew: it has
+ * verdicts about that.
+ */
+static inline bool load_anew(const char *more);
+static inline bool begin_honest(int cpus)
+{
+	bool has_adjust = strstr(status_text("tsc_cpu0"), "set_to=");
+	int cpu;
+
+	if (paraclock_unload())
+		return false;
+	must("heal");
+	for (cpu = 0; cpu < cpus; cpu++) {
+		if (!cpu_is_online(cpu) && !switch_cpu(cpu, true))
+			return false;
+		if (has_adjust)
+			must("tsc_adjust vcpu=%d value=0", cpu);
+	}
+	return load_anew("");
 }
 
 /* Loads the driver anew, and selects it. */
