@@ -34,6 +34,11 @@ static bool stop;
 /* --self-test: who does not look at the version again is wrong now and then, and that shows. */
 static bool careless;
 
+static __s64 worse(__s64 a, __s64 b)
+{
+	return llabs(b) > llabs(a) ? b : a;
+}
+
 static __s64 outside(__u64 now, __u64 before, __u64 after)
 {
 	return now < before ? (__s64)(now - before) : now > after ? (__s64)(now - after) : 0;
@@ -166,14 +171,30 @@ int main(int argc, char **argv)
 		all.off += r->off;
 		all.hv_reads += r->hv_reads;
 		all.hv_off += r->hv_off;
+		all.worst_cycles = worse(all.worst_cycles, r->worst_cycles);
+		all.worst_ns = worse(all.worst_ns, r->worst_ns);
+		all.hv_worst = worse(all.hv_worst, r->hv_worst);
 	}
+	if (done != asked)
+		ksft_print_msg("expected %lld commands, seen %lld\n", asked, done);
 	ksft_test_result(done == asked, "%lld commands, %d a second asked for\n", done, RATE);
+	if (!all.again)
+		ksft_print_msg("expected a reading that begins again, seen none of %llu\n", all.reads);
 	ksft_test_result(all.again > 0, "updates are met in the middle of a reading\n");
+	if (all.early)
+		ksft_print_msg("expected 0 readings from before tsc_timestamp, seen %llu, worst %lld cycles\n",
+			       all.early, all.worst_cycles);
 	ksft_test_result(all.reads && !all.early,
 			 "KVM's pages: no TSC from before tsc_timestamp in %llu readings\n",
 			 all.reads);
+	if (all.off)
+		ksft_print_msg("expected 0 readings off by more than %d ns, seen %llu, worst %lld ns\n",
+			       KVM_OFF_NS, all.off, all.worst_ns);
 	ksft_test_result(all.reads && !all.off, "KVM's pages: with the ruler, to %d ns\n",
 			 KVM_OFF_NS);
+	if (all.hv_off)
+		ksft_print_msg("expected 0 readings off by more than %d units, seen %llu, worst %lld\n",
+			       HV_OFF, all.hv_off, all.hv_worst);
 	ksft_test_result(all.hv_reads && !all.hv_off,
 			 "Hyper-V's page: with the ruler in %llu readings\n", all.hv_reads);
 	wrmsr(0, HV_X64_MSR_REFERENCE_TSC, 0);
