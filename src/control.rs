@@ -180,12 +180,24 @@ struct State<P> {
     version: u64,
     /// In mode `tsc`: whether the page is still to be compared with the counter.
     is_unverified: bool,
+    /// Since when the page has been good at each look, in us.
+    page_good: Option<u64>,
     /// When to look next at what costs an exit.
     next_slow: u64,
     is_suspended: bool,
     /// How often timekeeping had been resumed when the anchor was made.
     resumed: u64,
     statistics: Statistics,
+}
+
+/// What the page is worth to user space.
+enum Watched {
+    /// It has been good for long enough.
+    Trusted,
+    /// It is not, or has not.
+    Doubted,
+    /// Nobody looks at it.
+    Not,
 }
 
 /// What was counted, and how long it took.
@@ -248,6 +260,27 @@ impl<P> State<P> {
                 ..
             })
         )
+    }
+
+    /// Notes since when the page is good, and says what that is worth.
+    fn watch(&mut self, ground: &Ground, why: Why, now: u64) -> Watched {
+        self.page_good = match ground.page {
+            PageState::Good => self.page_good.or(Some(now)),
+            // The next look tells.
+            PageState::Unknown => self.page_good,
+            _ => None,
+        };
+        if !self.machine.wants_tsc() || self.guarantee.is_err() {
+            return Watched::Not;
+        }
+        let is_settled = self
+            .page_good
+            .is_some_and(|since| now.saturating_sub(since) >= self.machine.hold_us());
+        if ground.page == PageState::Good && is_settled && why != Why::HeldOff {
+            Watched::Trusted
+        } else {
+            Watched::Doubted
+        }
     }
 
     /// Owes nothing any more.
@@ -337,6 +370,7 @@ impl<B: Backend> Control<B> {
                     frequency: None,
                     version: NO_VERSION,
                     is_unverified: false,
+                    page_good: None,
                     next_slow: 0,
                     is_suspended: false,
                     resumed: 0,
@@ -381,15 +415,14 @@ impl<B: Backend> Control<B> {
     /// How user space may read the clock in a mode.
     ///
     /// What the vDSO finds in a page that is not withdrawn it believes, and it has no clamp. So
-    /// where pages are looked at all the time, one that is not good is kept from it; and where
-    /// there is nothing to compare a page with, one that has not been good for long, since it may
-    /// be corrected again.
-    fn vdso_of(&self, mode: Mode, page: PageState, why: Why, is_watched: bool) -> VdsoClockMode {
-        let is_known = self.clock.backend.second_is_reference() || why != Why::HeldOff;
-        match mode {
-            Mode::Tsc => VdsoClockMode::Tsc,
-            Mode::Page if page == PageState::Good && is_known || !is_watched => self.page_vdso,
-            Mode::Page | Mode::Msr => VdsoClockMode::None,
+    /// where pages are looked at all the time, one that is not good is kept from it, and so is one that
+    /// has not been good for as long as mode `tsc` is held off for: between two looks it may be anything
+    /// again.
+    fn vdso_of(&self, mode: Mode, page: Watched) -> VdsoClockMode {
+        match (mode, page) {
+            (Mode::Tsc, _) => VdsoClockMode::Tsc,
+            (Mode::Page, Watched::Trusted | Watched::Not) => self.page_vdso,
+            (Mode::Page, Watched::Doubted) | (Mode::Msr, _) => VdsoClockMode::None,
         }
     }
 
@@ -698,8 +731,8 @@ impl<B: Backend> Control<B> {
         let had_point = self.has_page() && state.has_point();
         let ground = self.look(state, now);
         let decision = state.machine.decide(&ground, now);
-        let is_watched = state.machine.wants_tsc() && state.guarantee.is_ok();
-        let vdso = self.vdso_of(decision.mode, ground.page, decision.why, is_watched);
+        let page = state.watch(&ground, decision.why, now);
+        let vdso = self.vdso_of(decision.mode, page);
         if decision.mode == state.mode && vdso == state.vdso {
             state.why = decision.why;
             self.tscs.set_read(self.reads_tsc(state.mode));
@@ -902,7 +935,7 @@ impl<B: Backend> Control<B> {
         let Ok(expected) = Frequency::new(change.tsc_hz()) else {
             let base = self.clock.backend.mode();
             let why = Why::Frequency(Refused::OutOfRange);
-            let vdso = self.vdso_of(base, PageState::Good, why, true);
+            let vdso = self.vdso_of(base, Watched::Doubted);
             self.leave(state, base, vdso, true)?;
             state.why = why;
             self.clock.set_mode(state.mode);

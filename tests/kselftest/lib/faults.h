@@ -25,7 +25,7 @@
 #define HELD_SECONDS	20
 #define SEED		42
 #define STORM_RATE	100
-#define STORM_COUNT	400
+#define STORM_COUNT	1000
 
 enum mode_then {
 	STAYS,		/* in the mode that it was in */
