@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// How often every CPU goes offline and comes back.
 const TURNS: &str = "HOTPLUG_TURNS";
-/// By default, in about half a minute.
-const DEFAULT: u32 = 60;
+/// By default, in some ten seconds.
+const DEFAULT: u32 = 20;
 /// In a kernel that watches itself, all takes some times as long.
 const DEBUG: u32 = 10;
 /// What one of them takes on a machine that has other things to do.
