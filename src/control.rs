@@ -182,6 +182,8 @@ struct State<P> {
     is_unverified: bool,
     /// Since when the page has been good at each look, in us.
     page_good: Option<u64>,
+    /// How often timekeeping had been resumed by then.
+    page_resumed: u64,
     /// When to look next at what costs an exit.
     next_slow: u64,
     is_suspended: bool,
@@ -262,10 +264,11 @@ impl<P> State<P> {
         )
     }
 
-    /// Notes since when the page is good, and says what that is worth.
-    fn watch(&mut self, ground: &Ground, why: Why, now: u64) -> Watched {
+    /// Notes since when the page is good, and the host vouches for it on all CPUs, and says what that
+    /// is worth.
+    fn watch(&mut self, ground: &Ground, now: u64) -> Watched {
         self.page_good = match ground.page {
-            PageState::Good => self.page_good.or(Some(now)),
+            PageState::Good if ground.is_stable => self.page_good.or(Some(now)),
             // The next look tells.
             PageState::Unknown => self.page_good,
             _ => None,
@@ -276,7 +279,7 @@ impl<P> State<P> {
         let is_settled = self
             .page_good
             .is_some_and(|since| now.saturating_sub(since) >= self.machine.hold_us());
-        if ground.page == PageState::Good && is_settled && why != Why::HeldOff {
+        if ground.page == PageState::Good && is_settled {
             Watched::Trusted
         } else {
             Watched::Doubted
@@ -371,6 +374,7 @@ impl<B: Backend> Control<B> {
                     version: NO_VERSION,
                     is_unverified: false,
                     page_good: None,
+                    page_resumed: 0,
                     next_slow: 0,
                     is_suspended: false,
                     resumed: 0,
@@ -416,8 +420,8 @@ impl<B: Backend> Control<B> {
     ///
     /// What the vDSO finds in a page that is not withdrawn it believes, and it has no clamp. So
     /// where pages are looked at all the time, one that is not good is kept from it, and so is one that
-    /// has not been good for as long as mode `tsc` is held off for: between two looks it may be anything
-    /// again.
+    /// has not been good for as long as mode `tsc` is held off for: between two looks it may be
+    /// anything again.
     fn vdso_of(&self, mode: Mode, page: Watched) -> VdsoClockMode {
         match (mode, page) {
             (Mode::Tsc, _) => VdsoClockMode::Tsc,
@@ -708,6 +712,12 @@ impl<B: Backend> Control<B> {
     /// Drops what is known of the clock from before it became the current one, or slept. Comes
     /// before any look at what the clock goes by.
     fn catch_up(&self, state: &mut State<ParamsOf<B>>) {
+        let resumed = self.clock.resumed.load();
+        if state.page_resumed != resumed {
+            // What the page was before the system slept says nothing of it.
+            state.page_resumed = resumed;
+            state.page_good = None;
+        }
         let enabled = self.clock.enabled.load();
         if state.enabled != enabled {
             // It has become the current clock: the core begins anew with it.
@@ -731,7 +741,7 @@ impl<B: Backend> Control<B> {
         let had_point = self.has_page() && state.has_point();
         let ground = self.look(state, now);
         let decision = state.machine.decide(&ground, now);
-        let page = state.watch(&ground, decision.why, now);
+        let page = state.watch(&ground, now);
         let vdso = self.vdso_of(decision.mode, page);
         if decision.mode == state.mode && vdso == state.vdso {
             state.why = decision.why;
@@ -931,6 +941,8 @@ impl<B: Backend> Control<B> {
     /// The TSC is about to change, in mode `tsc`.
     fn change_tsc(&self, state: &mut State<ParamsOf<B>>, change: &Change<'_>) -> Result {
         self.catch_up(state);
+        // It was that of the old TSC.
+        state.page_good = None;
         // A frequency that nobody can follow: the page does not need it.
         let Ok(expected) = Frequency::new(change.tsc_hz()) else {
             let base = self.clock.backend.mode();

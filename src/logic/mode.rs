@@ -205,8 +205,8 @@ pub struct Machine {
     entered: Option<u64>,
     /// Where mode `tsc` was left: since when its ground has been there.
     good_since: Option<u64>,
-    /// How often mode `tsc` was left without having lasted, for something that the host has done; 0 if it was never left at all, or the
-    /// administrator has asked anew.
+    /// How often mode `tsc` was left without having lasted, for something that the host has done; 0
+    /// if it was never left at all, or the administrator has asked anew.
     level: u32,
     left: u64,
 }
@@ -308,20 +308,21 @@ impl Machine {
         let Some(entered) = self.entered.take() else {
             return;
         };
-        if why == Why::Suspended {
-            // Nobody's fault.
-            return;
-        }
-        self.left += 1;
-        if why == Why::NotSynchronized && !ground.is_apart {
-            // Nor here: a CPU came up, and could not be compared at once.
-            return;
-        }
         let steady = (self.hold_us() * STEADY_HOLDS).max(STEADY_US);
         if now.saturating_sub(entered) >= steady {
-            self.level = 1;
-        } else {
-            self.level = (self.level + 1).min(LEVELS + 1);
+            self.level = self.level.min(1);
         }
+        let is_suspended = why == Why::Suspended;
+        self.left += u64::from(!is_suspended);
+        // A CPU that came up and could not be compared at once is nobody's fault, nor is a suspend.
+        let is_innocent = is_suspended || why == Why::NotSynchronized && !ground.is_apart;
+        if is_innocent {
+            return;
+        }
+        self.level = if now.saturating_sub(entered) >= steady {
+            1
+        } else {
+            (self.level + 1).min(LEVELS + 1)
+        };
     }
 }

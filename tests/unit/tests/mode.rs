@@ -115,6 +115,40 @@ fn every_ground_for_everything_that_is_wanted() {
     }
 }
 
+/// What is nobody's fault does not make the hold-off longer, and a long time in mode `tsc` makes it
+/// short, whatever ends that.
+#[test]
+fn bad_times_are_forgotten_whatever_ends_the_good_ones() {
+    let suspended = Ground {
+        is_suspended: true,
+        ..GOOD
+    };
+    let unchecked = Ground {
+        is_synchronized: false,
+        ..GOOD
+    };
+    for end in [suspended, unchecked] {
+        let mut machine = Machine::new(Mode::Page, Mode::Msr, ModeOption::Auto);
+        let mut now = 0;
+        while machine.hold_us() < LONGEST_HOLD_US {
+            machine.decide(&GOOD, now);
+            now += machine.hold_us();
+            assert_eq!(machine.decide(&GOOD, now).mode, Mode::Tsc);
+            machine.decide(&BAD, now);
+        }
+        machine.decide(&GOOD, now);
+        now += LONGEST_HOLD_US;
+        machine.decide(&GOOD, now);
+        machine.decide(&end, now + 1);
+        assert_eq!(machine.hold_us(), LONGEST_HOLD_US);
+        machine.decide(&GOOD, now + 1);
+        now += 1 + LONGEST_HOLD_US;
+        machine.decide(&GOOD, now);
+        machine.decide(&end, now + 16 * LONGEST_HOLD_US);
+        assert_eq!(machine.hold_us(), SHORTEST_HOLD_US);
+    }
+}
+
 /// A CPU that comes up and is not compared yet is nobody's fault; one that is off is.
 #[test]
 fn a_cpu_that_was_not_compared_holds_nothing_off() {
