@@ -276,14 +276,22 @@ bool paraclock_hv_reenlightenment_check(void)
 	return hv_reenlightenment_check();
 }
 
-/* Where the CPU's timer is one by a TSC deadline, and armed: the MSR reads 0 otherwise. */
+/*
+ * Where the CPU's timer is one by a TSC deadline, and armed: the MSR reads 0 otherwise. A deadline that
+ * a coupled clockevent has set is in the clocksource's cycles, and right as it is where the TSC was behind
+ * them: so it is never put off. Whom it wakes too early arms it anew. It is written all the same, as
+ * KVM looks at the TSC when it is.
+ */
 void paraclock_move_deadline(s64 by)
 {
 	u64 deadline;
 
-	if (by && boot_cpu_has(X86_FEATURE_TSC_DEADLINE_TIMER) &&
-	    !rdmsrq_safe(MSR_IA32_TSC_DEADLINE, &deadline) && deadline)
-		wrmsrq_safe(MSR_IA32_TSC_DEADLINE, deadline + by);
+	if (!by || !boot_cpu_has(X86_FEATURE_TSC_DEADLINE_TIMER) ||
+	    rdmsrq_safe(MSR_IA32_TSC_DEADLINE, &deadline) || !deadline)
+		return;
+	deadline += min_t(s64, by, 0);
+	/* 0 would disarm it. */
+	wrmsrq_safe(MSR_IA32_TSC_DEADLINE, deadline ?: 1);
 }
 
 void paraclock_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work))

@@ -54,18 +54,20 @@
 //! there would see time go back. Two words say so, [`Tscs::is_read`] and [`MOVING`], and each side
 //! writes its own, with a full barrier, before it reads the other's:
 //!
-//! - control, before it enters a mode that reads the TSC ([`Tscs::set_read`]): sets `is_read`, then looks
-//!   whether a CPU is being moved ([`Tscs::is_moving`]), and if so it does not enter;
+//! - control, before it enters a mode that reads the TSC ([`Tscs::set_read`]): sets `is_read`, then
+//!   looks whether a CPU is being moved ([`Tscs::is_moving`]), and if so it does not enter;
 //! - the look ([`Tscs::begin_moving`]): marks the CPU, then looks at `is_read`, and if that is set the
 //!   CPU is compared, but not moved.
 //!
 //! So one of the two sees the other; both may, and then both step back. A CPU that was found off and
 //! was not moved is [`MOVABLE`]. That keeps mode `tsc` away; where there is a mode that needs no TSC
-//! the clock goes there, and a later look moves the CPU. (Not where the administrator wants mode `page`.)
+//! the clock goes there, and a later look moves the CPU. (Not where the administrator wants mode
+//! `page`.)
 //!
 //! Two writes there are under readers, which are the kernel's own: what somebody else has changed is
-//! changed back (`tsc_verify_tsc_adjust()` does, in idle), and what is to be set when the driver is loaded is set
-//! also where the clock was asked for by its name before, and is read in mode `page` at once.
+//! changed back (`tsc_verify_tsc_adjust()` does, in idle), and what is to be set when the driver is
+//! loaded is set also where the clock was asked for by its name before, and is read in mode `page`
+//! at once.
 
 use crate::{
     abstractions::{
@@ -357,6 +359,14 @@ impl Session {
     }
 }
 
+/// A CPU that was denied, and that nobody could compare now, is not to pass by its TSC_ADJUST alone the
+/// next time either.
+fn keep_doubt(record: &Record, was_denied: bool) {
+    if was_denied && record.standing() == Standing::Pending {
+        record.stand(Standing::Denied(Reason::NotChecked));
+    }
+}
+
 /// Whether a CPU that stands so was measured to be off by a constant.
 fn is_off(standing: Standing) -> bool {
     matches!(
@@ -598,7 +608,7 @@ impl<B: Backend> Tscs<B> {
     }
 
     /// Writes TSC_ADJUST of this CPU, and returns what it holds then. A host may refuse the write, or
-    /// ignore it. Of a CPU that `is_up` the next timer stays where it is in time.
+    /// ignore it. Of a CPU that `is_up` the next timer comes no later for it.
     fn write(&self, here: &Pinned, value: i64, is_up: bool) -> Option<i64> {
         let before = if is_up { self.read(here) } else { None };
         if self.register?.write(here, value).is_err() {
@@ -870,6 +880,7 @@ impl<B: Backend> Tscs<B> {
             ToCheck::Run(ms) => self.check_starting(here, record, input, ms, call),
             ToCheck::Skip => self.counts.skipped.increment(),
         }
+        keep_doubt(record, was_denied);
         // Only now it counts, with the verdict that it has: nobody is to leave mode `tsc` for a check
         // that is under way, as the CPU does not read the clock yet.
         let flags = record.flags.load();
@@ -939,6 +950,7 @@ impl<B: Backend> Tscs<B> {
                 other.stand(Standing::Denied(Reason::NotChecked));
                 // Until then it is as far off as that one was.
                 other.set(MOVABLE, is_off(standing) || record.is(MOVABLE));
+                other.retries.store(0);
             }
             return;
         }
@@ -1027,8 +1039,9 @@ impl<B: Backend> Tscs<B> {
             None => Place::FirstOnSocket,
         };
         let set_to = record.set_to();
-        let was_denied = matches!(record.standing(), Standing::Denied(_));
-        let was_off = record.is(MOVABLE) || is_off(record.standing());
+        let was_denied = record.is(MOVABLE) || matches!(record.standing(), Standing::Denied(_));
+        let was_off = record.is(MOVABLE)
+            || matches!(record.standing(), Standing::Denied(reason) if reason != Reason::NotChecked);
         let fits = match place {
             Place::Sibling(reference) => reference.set_to == set_to,
             _ => false,
@@ -1053,6 +1066,7 @@ impl<B: Backend> Tscs<B> {
             };
             self.check_up(cpu, record, input, ms);
         }
+        keep_doubt(record, was_denied);
         // Nor is a CPU that was off in step for a check that came to no result.
         let (standing, was_movable) = (record.standing(), record.is(MOVABLE));
         let is_movable =
@@ -1110,7 +1124,8 @@ impl<B: Backend> Tscs<B> {
                 .is(OVERWRITTEN)
                 .then_some(record.overwritten.load() as i64),
             // Not a CPU that starts: it comes up with what somebody else makes it come up with. And
-            // where the kernel's record is known to be what the rules say, it is somebody else who insists.
+            // where the kernel's record is known to be what the rules say, it is somebody else who
+            // insists.
             kernel_verifies: record.is(UP) && !tsc::is_unstable() && !self.may_write(record),
         });
         if let Some(value) = restore.write {

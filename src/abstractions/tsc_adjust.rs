@@ -27,13 +27,14 @@ pub(crate) fn has_reliable_feature() -> bool {
     unsafe { bindings::paraclock_has_tsc_reliable() }
 }
 
-/// Keeps the next event of this CPU's timer where it is in time, after its TSC was moved by so many
-/// cycles: where that is by a TSC deadline (`IA32_TSC_DEADLINE`), and one is armed.
+/// Has the next event of this CPU's timer come no later than it would have, after its TSC was moved by so
+/// many cycles: where that is by a TSC deadline (`IA32_TSC_DEADLINE`), and one is armed.
 ///
 /// Context: interrupts disabled.
 pub(crate) fn move_deadline(_here: &Pinned, by: i64) {
-    // SAFETY: Where the CPU has the register a write of a value other than 0 to it, while one is
-    // armed, arms it for another time and has no other effect; accesses that fault are caught.
+    // SAFETY: The function writes the register only where the CPU has it and a deadline is armed, and
+    // a value other than 0: that arms it for another time and has no other effect. Accesses that
+    // fault are caught.
     unsafe { bindings::paraclock_move_deadline(by) };
 }
 
