@@ -255,6 +255,10 @@ impl<B: Backend> Env for Clock<B> {
         self.backend.second_is_reference()
     }
 
+    fn tsc_is_another(&self, params: &<B::Page as Page>::Params) -> bool {
+        self.backend.tsc_is_another(params)
+    }
+
     fn relax(&self) {
         cpu::relax();
     }

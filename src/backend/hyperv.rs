@@ -55,6 +55,7 @@ use crate::{
         },
         reference_tsc::{
             counted,
+            Params,
             COUNT_HZ, //
         }, //
     }, //
@@ -295,6 +296,11 @@ impl Backend for Clock {
                 .map_err(|_| Refused::Unknown)
                 .and_then(Frequency::new)
         })
+    }
+
+    /// By the MSR, where it is granted and has a frequency to say.
+    fn tsc_is_another(&self, params: &Params) -> bool {
+        matches!(self.frequency(), Some(Ok(now)) if !now.is_of_reference_tsc(params.scale))
     }
 
     /// The counter, in 100 ns.

@@ -99,6 +99,11 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
         None
     }
 
+    /// See [`logic::reader::Env::tsc_is_another`].
+    fn tsc_is_another(&self, _params: &<Self::Page as logic::page::Page>::Params) -> bool {
+        false
+    }
+
     /// A clock in us that does not stand on this CPU's TSC, where there is one to be read on any CPU,
     /// also before it is online.
     fn us(&self) -> Option<u64> {

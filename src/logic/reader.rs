@@ -32,7 +32,8 @@
 //! looks again. While a version is rejected every count goes through the clamp, and is of a TSC that
 //! was read before page 0 changed again. Who takes an accepted version away first raises the clamp
 //! to what the version gives by then, from the [`Snapshot`] of it, since fast readers left no trace
-//! there.
+//! there. That is worth something only [by the same TSC](Params::same_tsc): a version of another one
+//! is compared with nothing, and nothing is handed over to it.
 //!
 //! A page that is good again goes through the clamp for another [`GRACE_US`] before its version is
 //! accepted. That outlasts the readers that stand still with a count of the world before: what
@@ -74,7 +75,8 @@ pub const SETTLE_TRIES: u32 = 1000;
 /// The stable bit falls where vCPUs' TSCs are found apart, and a host corrects its clock by what it
 /// has drifted; what readers were given a moment ago is then off by far less. A larger difference
 /// is a clock that was set, or a TSC that was, by a migration say, to which the old parameters do not
-/// apply, and holding time still for it would be the greater fault.
+/// apply, and holding time still for it would be the greater fault. A TSC that changes its frequency
+/// and not its value makes a smaller one, and is told by other means.
 pub const HANDOVER_US: u64 = 10_000;
 
 /// How long a page that became good again goes through the clamp before it is believed, in us.
@@ -89,7 +91,14 @@ pub const GRACE_US: u64 = 11_000;
 /// partition: what is below this the clamp makes up for.
 pub const PLAUSIBLE_US: u64 = 100;
 
-const _: () = assert!(PLAUSIBLE_US < HANDOVER_US && HANDOVER_US < GRACE_US);
+/// Up to which difference a page and a reference of its own agree, in us: what both are rounded by.
+///
+/// Where the reference says less than the accepted page by more, the host may have corrected its
+/// clock, or the TSC is another one.
+const AGREE_US: u64 = 1;
+
+const _: () =
+    assert!(AGREE_US < PLAUSIBLE_US && PLAUSIBLE_US < HANDOVER_US && HANDOVER_US < GRACE_US);
 
 /// The unit in which the grace is measured, in counts: a power of two, which needs no division.
 const GRACE_UNIT: u64 = 1 << 16;
@@ -133,6 +142,13 @@ pub trait Env {
     /// the reader runs, or the host's own counter. `None` where there is no such thing.
     fn second(&self) -> Option<Reading>;
 
+    /// Whether the host says, beside its pages, that the TSC has another frequency now than that of
+    /// which `params` are. Only asked where the second source is a reference; false where the host
+    /// does not say.
+    fn tsc_is_another(&self, _params: &ParamsOf<Self>) -> bool {
+        false
+    }
+
     /// Waits a moment in a loop that waits for another CPU (`cpu_relax()`).
     fn relax(&self);
 
@@ -141,7 +157,7 @@ pub trait Env {
 }
 
 /// What page 0 says beside its version.
-type ParamsOf<E> = <<E as Env>::Page as Page>::Params;
+pub type ParamsOf<E> = <<E as Env>::Page as Page>::Params;
 
 /// Reads the page of the CPU on which the caller runs, and stays meanwhile.
 ///
@@ -383,6 +399,26 @@ impl<W: Word, P: Params> Reader<W, P> {
     }
 
     /// Page 0 is valid and stable, under a version that is not accepted.
+    ///
+    /// Behind an accepted version it is accepted at once, unless it says less than that. This is told
+    /// by what the old parameters give at the TSC of the sample, which is worth something only as
+    /// long as that is [the TSC](Params::same_tsc) of which they are. Where the host has changed its
+    /// frequency, what they give is off by what the two rates differ over the time since, whatever
+    /// the TSC's value was then; the new version is then accepted as if there had been none.
+    ///
+    /// # Ordering
+    ///
+    /// Neither case needs the grace. That is for readers that stand still with a count which may be
+    /// ahead of the page, and a count is ahead only if it came out of the clamp; while a version is
+    /// accepted nobody takes one from there, and who took one before has been waited for. So whoever
+    /// stands still has a count of the old page by the old TSC, from before the host took all vCPUs
+    /// out of the guest in order to change it; and the new page gives no less by the new TSC, by the
+    /// host's word that its clock does not step back. Where a host breaks that there is nothing
+    /// to tell it by.
+    ///
+    /// The sample was taken with the new version before and behind it, so its TSC is of the new
+    /// frequency; a reader with a sample of the old version finds that version accepted, or the
+    /// state changed.
     fn read_stable<E>(&self, env: &E, state: u64, sample: &Sample<P>, last: bool) -> Option<Reading>
     where
         E: Env<Word = W>,
@@ -394,7 +430,7 @@ impl<W: Word, P: Params> Reader<W, P> {
         };
         let mut state = state;
         if state & REJECTED == 0 {
-            let old = self.snapshot.get(state as u32);
+            let old = self.accepted(state, |old| old.same_tsc(&sample.params));
             if old.is_some_and(|old| old.since(sample.tsc) > reading.count) {
                 // The host stepped back, by the little that its own clock was corrected, say.
                 if !self.reject(env, state, sample) && !last {
@@ -536,6 +572,16 @@ impl<W: Word, P: Params> Reader<W, P> {
         self.clamped_under(env, rejected(page0.version), reading, last)
     }
 
+    /// The parameters of the version that `state` accepts, if they still say something: `applies`
+    /// says whether they are of the TSC of now.
+    fn accepted(&self, state: u64, applies: impl FnOnce(&P) -> bool) -> Option<P> {
+        if state & REJECTED != 0 {
+            return None;
+        }
+        // The slot is forgotten only where the state has changed: then the exchange fails.
+        self.snapshot.get(state as u32).filter(applies)
+    }
+
     /// Raises the clamp to what the accepted version gives, before that is taken away.
     ///
     /// In the stable world nobody wrote the clamp. Whatever a reader was given under the accepted
@@ -546,13 +592,12 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// the first one that is done takes the accepted version away, *after* it raised the clamp; the
     /// exchange is fully ordered, and who finds nothing accepted finds the clamp raised.
     ///
-    /// `count` is what the new world gives at about that TSC.
-    fn hand_over(&self, state: u64, tsc: u64, count: u64) {
-        if state & REJECTED != 0 {
-            return;
-        }
-        // The slot is forgotten only where the state has changed: then the exchange fails.
-        let old = self.snapshot.get(state as u32);
+    /// `old` is what the accepted version says, as far as that is of the TSC of now, and `count` what
+    /// the new world gives at about `tsc`. A TSC that has changed its frequency makes of the old
+    /// parameters a time that was given to nobody, and that may be near by: then there is no floor,
+    /// and none is needed, since what was given is from before the change, and the new world's times
+    /// from after it.
+    fn hand_over(&self, old: Option<P>, tsc: u64, count: u64) {
         if let Some(old) = old.filter(|params| params.validate_at(tsc).is_ok()) {
             let floor = old.since(tsc);
             if floor.abs_diff(count) <= HANDOVER_US * P::PER_US {
@@ -564,7 +609,8 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// Hands over to a page that is valid and not to be accepted at once; false if another reader
     /// has meanwhile changed the state.
     fn reject<E: Env<Word = W>>(&self, env: &E, state: u64, page0: &Sample<P>) -> bool {
-        self.hand_over(state, page0.tsc, page0.params.since(page0.tsc));
+        let old = self.accepted(state, |old| old.same_tsc(&page0.params));
+        self.hand_over(old, page0.tsc, page0.params.since(page0.tsc));
         let to = rejected(page0.version);
         // Without a snapshot where another reader is at work on it.
         let changed = self.publish(page0, state, to) || self.change(state, to);
@@ -617,7 +663,15 @@ impl<W: Word, P: Params> Reader<W, P> {
         }
         let reading = match reading {
             Some(reading) => {
-                self.hand_over(state, tsc, reading.count);
+                let old = self.accepted(state, |old| {
+                    // Asked behind the readings: if the TSC changes only now, there is nothing to
+                    // ask, since they agree.
+                    let ahead = old.since(tsc).wrapping_sub(reading.count) as i64;
+                    !env.second_is_reference()
+                        || ahead <= (AGREE_US * P::PER_US) as i64
+                        || !env.tsc_is_another(old)
+                });
+                self.hand_over(old, tsc, reading.count);
                 self.clamped(env, reading)
             }
             // Time stands still rather than to be made up.

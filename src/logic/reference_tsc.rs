@@ -123,6 +123,12 @@ impl page::Params for Params {
         Ok(())
     }
 
+    /// By the scale, to the last bit: a host makes it of the TSC's frequency alone.
+    #[inline]
+    fn same_tsc(&self, other: &Self) -> bool {
+        self.scale == other.scale
+    }
+
     /// A valid page is one for the whole partition.
     #[inline]
     fn is_stable(&self) -> bool {

@@ -91,6 +91,7 @@ proptest! {
         let Some(scale) = scale_of(hz) else { return Ok(()) };
         let guess = (hz as i128 + hz as i128 * i128::from(ppb) / 1_000_000_000) as u64;
         let Ok(guess) = Frequency::new(guess) else { return Ok(()) };
+        prop_assert!(guess.is_of_reference_tsc(scale));
         let refined = guess.refine(scale).expect("near").hz();
         // At 100 GHz 19 bits of the scale are left to find the difference by.
         prop_assert!(refined.abs_diff(hz) <= 1 + hz / 4_000_000_000, "{} for {}", refined, hz);
@@ -102,6 +103,7 @@ proptest! {
         let off = hz / 1_000_000 * ppm + ppm;
         let Ok(guess) = Frequency::new(if up { hz + off } else { hz - off }) else { return Ok(()) };
         prop_assert_eq!(guess.refine(scale), Err(Refused::Contradiction));
+        prop_assert!(!guess.is_of_reference_tsc(scale));
     }
 
     /// What the timekeeping core makes of it is the frequency, to half a unit.

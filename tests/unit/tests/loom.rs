@@ -39,7 +39,7 @@ use loom::{
 };
 use paraclock_unit::logic::{
     clamp::Clamp,
-    page::{Page, Version, sample, sample_expected},
+    page::{Page, Params as _, Version, sample, sample_expected},
     pvclock::{Params, TSC_STABLE_BIT, judge},
     reader::{Env, Event, GRACE_US, Reader, Reading, read_own},
     snapshot::Snapshot,
@@ -304,15 +304,21 @@ fn the_clamp_gives_no_less_than_it_gave_before() {
 /// deeper the model can look.
 struct SmallPage {
     version: AtomicU32,
-    /// The offset, and the flags above it.
+    /// The offset, and the flags above it, one of them the model's own.
     content: AtomicU64,
+    /// Whether no vCPU runs while the host writes: then nobody sees an odd version.
+    keeps_out: bool,
 }
 
+/// Among the flags: of a TSC of 2 GHz.
+const FAST: u8 = 1 << 7;
+
 impl SmallPage {
-    fn new(offset: u64, flags: u8) -> Self {
+    fn new(offset: u64, flags: u8, keeps_out: bool) -> Self {
         Self {
             version: AtomicU32::new(2),
             content: AtomicU64::new(offset | u64::from(flags) << 56),
+            keeps_out,
         }
     }
 
@@ -325,7 +331,10 @@ impl SmallPage {
 
     fn write(&self, offset: u64, flags: u8) {
         let version = self.begin();
+        self.end(version, offset, flags);
+    }
 
+    fn end(&self, version: u32, offset: u64, flags: u8) {
         self.content.store(offset | u64::from(flags) << 56, Relaxed);
         fence(Release);
         self.version.store(version + 1, Relaxed);
@@ -340,18 +349,28 @@ impl Page for SmallPage {
     }
 
     fn version(&self) -> u32 {
-        self.version.load(Relaxed)
+        loop {
+            let version = self.version.load(Relaxed);
+            if version & 1 == 0 || !self.keeps_out {
+                return version;
+            }
+            thread::yield_now();
+        }
     }
 
-    /// A TSC of 1 GHz, and a time that is the TSC and an offset.
+    /// A TSC of 1 or 2 GHz, and a time that is what it counts and an offset.
     fn params(&self) -> Params {
         let content = self.content.load(Relaxed);
         Params {
             tsc_timestamp: 0,
             system_time: content & ((1 << 56) - 1),
             mul: 1 << 31,
-            shift: 1,
-            flags: (content >> 56) as u8,
+            shift: if (content >> 56) as u8 & FAST == 0 {
+                1
+            } else {
+                0
+            },
+            flags: (content >> 56) as u8 & !FAST,
         }
     }
 
@@ -376,18 +395,24 @@ struct Machine {
 #[derive(Clone, Copy, Debug)]
 enum Do {
     Read,
+    /// Reads as the vDSO does, where page 0 is whole and stable.
+    ReadVdso,
     /// The host writes page 0 and page 1.
     Write(u64, u64, u8),
+    /// The TSC runs at 2 GHz, from the value that it has, and the host writes both pages, alike.
+    Retune(u8),
+    /// The host writes both pages with what is in them, and other flags.
+    Flags(u8),
     /// The host begins to write page 0, and stays away.
     Begin,
 }
 
-struct Cpu<'a>(&'a Machine, usize);
+struct Cpu<'a, const TRIES: u32>(&'a Machine, usize);
 
-impl Env for Cpu<'_> {
+impl<const TRIES: u32> Env for Cpu<'_, TRIES> {
     type Word = Word;
     type Page = SmallPage;
-    const TRIES: u32 = 2;
+    const TRIES: u32 = TRIES;
 
     fn tsc(&self) -> u64 {
         self.0.tsc.fetch_add(self.0.step, AcqRel)
@@ -413,13 +438,13 @@ impl Env for Cpu<'_> {
 }
 
 impl Machine {
-    fn new(step: u64, offset: u64, flags: u8) -> Self {
+    fn new(step: u64, offset: u64, flags: u8, keeps_out: bool) -> Self {
         Self {
             reader: Reader::new(true, Word::zero),
             tsc: AtomicU64::new(step),
             step,
-            page0: SmallPage::new(offset, flags),
-            page1: SmallPage::new(offset, flags),
+            page0: SmallPage::new(offset, flags, keeps_out),
+            page1: SmallPage::new(offset, flags, keeps_out),
             given: AtomicU64::new(0),
         }
     }
@@ -432,6 +457,19 @@ impl Machine {
                     self.page1.write(offset1, flags);
                     self.page0.write(offset0, flags);
                 }
+                Do::ReadVdso => self.read_vdso(),
+                Do::Retune(flags) => {
+                    let (version1, version0) = (self.page1.begin(), self.page0.begin());
+                    let tsc = self.tsc.fetch_add(self.step, AcqRel);
+                    let offset = self.page0.params().system_time + tsc - tsc / 2;
+                    self.page1.end(version1, offset, flags | FAST);
+                    self.page0.end(version0, offset, flags | FAST);
+                }
+                Do::Flags(flags) => {
+                    let offset = self.page0.params().system_time;
+                    self.page1.write(offset, flags | FAST);
+                    self.page0.write(offset, flags | FAST);
+                }
                 Do::Begin => {
                     self.page0.begin();
                 }
@@ -440,14 +478,38 @@ impl Machine {
     }
 
     fn read(&self, cpu: usize) {
+        if self.page0.keeps_out {
+            // As often as the host writes, and once more: who gives up takes the page for stuck.
+            self.read_by(&Cpu::<4>(self, cpu));
+        } else {
+            self.read_by(&Cpu::<2>(self, cpu));
+        }
+    }
+
+    fn read_by<const TRIES: u32>(&self, env: &Cpu<'_, TRIES>) {
         let before = self.given.load(Acquire);
-        let env = Cpu(self, cpu);
-        let ns = match self.reader.read_fast(&env) {
+        let ns = match self.reader.read_fast(env) {
             Some(sample) => sample.count(),
-            None => self.reader.read_slow(&env).count,
+            None => self.reader.read_slow(env).count,
         };
         assert!(ns >= before, "time went back: {before} before, {ns} after");
         self.given.fetch_max(ns, Release);
+    }
+
+    fn read_vdso(&self) {
+        let before = self.given.load(Acquire);
+        let env = Cpu::<4>(self, 0);
+        let Ok(sample) = sample(env.page0(), || env.tsc()) else {
+            return;
+        };
+        if sample.params.is_stable() {
+            let ns = sample.count();
+            assert!(
+                ns >= before,
+                "time went back: {before} before, {ns} in user space after"
+            );
+            self.given.fetch_max(ns, Release);
+        }
     }
 }
 
@@ -459,8 +521,9 @@ fn race(
     cpu0: &'static [Do],
     cpu1: &'static [Do],
 ) {
+    let keeps_out = cpu1.iter().any(|step| matches!(step, Retune(_)));
     check(preemptions, move || {
-        let machine = Arc::new(Machine::new(step, before.0, before.1));
+        let machine = Arc::new(Machine::new(step, before.0, before.1, keeps_out));
         machine.read(0);
         let other = {
             let machine = Arc::clone(&machine);
@@ -472,7 +535,7 @@ fn race(
     });
 }
 
-use Do::{Begin, Read, Write};
+use Do::{Begin, Flags, Read, ReadVdso, Retune, Write};
 const STABLE: u8 = TSC_STABLE_BIT;
 
 #[test]
@@ -539,5 +602,27 @@ fn from_stable_to_stuck_to_stable() {
         (100, STABLE),
         &[Read, Read],
         &[Begin, Read, Write(50, 50, STABLE), Read],
+    );
+}
+
+#[test]
+fn from_stable_to_another_tsc() {
+    race(
+        5,
+        1000,
+        (100, STABLE),
+        &[Read, ReadVdso],
+        &[Retune(STABLE), Read, ReadVdso],
+    );
+}
+
+#[test]
+fn from_stable_to_another_tsc_that_is_unstable_and_back() {
+    race(
+        5,
+        1000,
+        (100, STABLE),
+        &[Read],
+        &[Retune(0), Read, Flags(STABLE), ReadVdso],
     );
 }

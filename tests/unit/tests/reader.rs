@@ -14,7 +14,7 @@ mod hooked;
 
 use hooked::{HookedWord, Machine as _};
 use paraclock_unit::logic::{
-    page::{Page, Params as _, Version},
+    page::{Page, Params as _, Version, sample},
     pvclock::{GUEST_STOPPED, Params, TSC_STABLE_BIT, judge},
     reader::{
         Env, Event, GRACE_US, HANDOVER_US, Reader, Reading, SETTLE_TRIES, Standing, read_own,
@@ -48,16 +48,23 @@ const DEPTH: u32 = 4;
 /// What happens between two steps of a reader.
 #[derive(Clone, Debug)]
 enum Action {
-    /// Time passes, in cycles of 1 ns.
+    /// Time passes, in ns.
     Advance(u64),
     /// A CPU reads the clock.
     Read(usize),
+    /// A CPU reads it in user space.
+    ReadVdso(usize),
     /// The host rewrites all pages, alike and stable.
     Stable(u64),
     /// The host rewrites page 0 alone, stable: the other CPUs' pages follow late.
     Stable0(u64),
     /// The host rewrites all pages, each with its own offset, and vouches for none.
     Unstable([u64; CPUS]),
+    /// The TSC runs at another rate, with its value going on but for a jump, and the host has
+    /// rewritten all pages, alike, before any CPU runs again.
+    Retune { rate: u64, jump: i64, flags: u8 },
+    /// The host rewrites all pages with the numbers that page 0 has.
+    Flags(u8),
     /// The host begins to rewrite a page, and is not heard of again until the next rewriting.
     Odd(usize),
     /// The host writes whatever it likes into a page.
@@ -80,6 +87,9 @@ struct Machine {
     reader: RefCell<Option<Rc<ClockReader>>>,
     script: RefCell<VecDeque<(u32, Action)>>,
     tsc: Cell<u64>,
+    /// The TSC's cycles a us, and the time, in ns, at which it began to run at that, and its value.
+    rate: Cell<u64>,
+    base: Cell<(u64, u64)>,
     pages: RefCell<[Content; CPUS]>,
     registered: RefCell<[bool; CPUS]>,
     depth: Cell<u32>,
@@ -98,6 +108,8 @@ impl Machine {
             reader: RefCell::default(),
             script: RefCell::new(script.into()),
             tsc: Cell::new(1),
+            rate: Cell::new(1000),
+            base: Cell::new((0, 0)),
             pages: RefCell::default(),
             registered: RefCell::new([true; CPUS]),
             depth: Cell::new(0),
@@ -125,9 +137,12 @@ impl Machine {
 
     fn act(self: &Rc<Self>, action: &Action) {
         match *action {
-            Action::Advance(cycles) => self.tsc.set(self.tsc.get() + cycles),
+            Action::Advance(ns) => self.tsc.set(self.tsc.get() + ns * self.rate.get() / 1000),
             Action::Read(cpu) => {
                 self.read(cpu);
+            }
+            Action::ReadVdso(cpu) => {
+                self.read_vdso(cpu);
             }
             Action::Stable(offset) => {
                 for cpu in 0..CPUS {
@@ -140,6 +155,21 @@ impl Machine {
                     self.write(cpu, self.params(EPOCH + offset, 0));
                 }
             }
+            Action::Retune { rate, jump, flags } => {
+                let now = self.now();
+                self.tsc.set(self.tsc.get().saturating_add_signed(jump));
+                self.base.set((now, self.tsc.get()));
+                self.rate.set(rate);
+                for cpu in 0..CPUS {
+                    self.write(cpu, self.params(EPOCH, flags));
+                }
+            }
+            Action::Flags(flags) => {
+                let params = self.pages.borrow()[0].params;
+                for cpu in 0..CPUS {
+                    self.write(cpu, Params { flags, ..params });
+                }
+            }
             Action::Odd(cpu) => {
                 let mut pages = self.pages.borrow_mut();
                 pages[cpu].version = (pages[cpu].version + 1) | 1;
@@ -149,13 +179,26 @@ impl Machine {
         }
     }
 
-    /// Parameters of a TSC of 1 GHz, right at this moment.
+    /// The time, in ns: the truth, but for the pages' offset.
+    fn now(&self) -> u64 {
+        let (at, tsc) = self.base.get();
+        at + (self.tsc.get() - tsc) * 1000 / self.rate.get()
+    }
+
+    /// Parameters of the TSC as it is, right at this moment.
     fn params(&self, offset: u64, flags: u8) -> Params {
+        // As kvm_get_time_scale() makes them of 1 to 4 GHz.
+        let mut shift = 1;
+        let mut mul = (500 << 32) / self.rate.get();
+        while mul < 1 << 31 {
+            shift -= 1;
+            mul = (1000 << (32 - shift)) / self.rate.get();
+        }
         Params {
             tsc_timestamp: self.tsc.get(),
-            system_time: self.tsc.get() + offset,
-            mul: 1 << 31,
-            shift: 1,
+            system_time: self.now() + offset,
+            mul: mul as u32,
+            shift,
             flags,
         }
     }
@@ -164,6 +207,34 @@ impl Machine {
         let page = &mut self.pages.borrow_mut()[cpu];
         page.version = ((page.version + 1) | 1) + 1;
         page.params = params;
+    }
+
+    /// Reads the clock as the vDSO does: it believes page 0 while that is stable, and makes the
+    /// system call while it is not.
+    fn read_vdso(self: &Rc<Self>, cpu: usize) -> u64 {
+        let floor = self.given.get();
+        let nested = self.depth.get();
+        self.depth.set(nested + 1);
+        let env = Cpu::new(self, cpu);
+        let page0 = loop {
+            if let Ok(sample) = sample(env.page0(), || env.tsc()) {
+                break sample;
+            }
+        };
+        self.depth.set(nested);
+        if !page0.params.is_stable() {
+            return self.read(cpu).count;
+        }
+        let count = page0.count();
+        if count < floor {
+            self.fail(format!(
+                "CPU {cpu} was given {} in user space, {} ns less than was given before it began",
+                count as i64 - EPOCH as i64,
+                floor - count,
+            ));
+        }
+        self.given.set(floor.max(self.given.get()).max(count));
+        count
     }
 
     /// Reads the clock as the driver does, and checks what is true of every reading.
@@ -230,7 +301,11 @@ impl hooked::Machine for Machine {
             let action = {
                 let mut script = self.script.borrow_mut();
                 match script.front_mut() {
-                    Some((0, Action::Read(_))) if self.depth.get() >= DEPTH => return,
+                    Some((0, Action::Read(_) | Action::ReadVdso(_)))
+                        if self.depth.get() >= DEPTH =>
+                    {
+                        return;
+                    }
                     Some((0, _)) => script.pop_front().expect("it has a front").1,
                     Some((steps, _)) => {
                         *steps -= 1;
@@ -378,6 +453,34 @@ fn well_behaved() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// A host that changes the TSC's frequency, and keeps the clock to the last ns: where a change of the
+/// TSC and a correction of the clock come together there is nothing to tell by what was given.
+fn retuning() -> impl Strategy<Value = Action> {
+    let flags = || prop_oneof![2 => Just(TSC_STABLE_BIT), 1 => Just(0)];
+    let jump = prop_oneof![2 => Just(0), 1 => -20_000_000i64..20_000_000];
+    prop_oneof![
+        2 => (1u64..100).prop_map(Action::Advance),
+        2 => (1..GRACE_NS).prop_map(Action::Advance),
+        1 => (1..3 * GRACE_NS).prop_map(Action::Advance),
+        5 => (0..CPUS).prop_map(Action::Read),
+        5 => (0..CPUS).prop_map(Action::ReadVdso),
+        2 => flags().prop_map(Action::Flags),
+        4 => (jump, flags()).prop_map(|(jump, flags)| Action::Retune { rate: 0, jump, flags }),
+        1 => (1..CPUS, any::<bool>()).prop_map(|(cpu, has)| Action::Register(cpu, has)),
+    ]
+}
+
+/// Gives each change of the TSC a rate of its own, from 1 to 4 GHz. What was changed and changed
+/// back while nobody looked cannot be told from what was not.
+fn retuned(mut script: Vec<(u32, Action)>) -> Vec<(u32, Action)> {
+    for (n, (_, action)) in (1..).zip(&mut script) {
+        if let Action::Retune { rate, .. } = action {
+            *rate = 1000 + n * 1237 % 3001;
+        }
+    }
+    script
+}
+
 fn faulty() -> impl Strategy<Value = Action> {
     prop_oneof![
         12 => well_behaved(),
@@ -388,11 +491,22 @@ fn faulty() -> impl Strategy<Value = Action> {
 
 /// Runs a script on top of a CPU that reads and reads.
 fn run(trust_stable: bool, script: Vec<(u32, Action)>) -> Result<(), TestCaseError> {
+    run_with(trust_stable, script, |machine, turn| {
+        machine.read(turn % CPUS);
+    })
+}
+
+/// The same, where `read` is how it reads, the next time.
+fn run_with(
+    trust_stable: bool,
+    script: Vec<(u32, Action)>,
+    read: impl Fn(&Rc<Machine>, usize),
+) -> Result<(), TestCaseError> {
     let machine = Machine::new(trust_stable, script);
     machine.act(&Action::Stable(0));
     let mut reads = 0;
     while !machine.script.borrow().is_empty() || reads < 2 * CPUS {
-        machine.read(reads % CPUS);
+        read(&machine, reads);
         reads += 1;
     }
     machine.close();
@@ -472,6 +586,23 @@ proptest! {
         machine.close();
         let loads = machine.most_loads.get();
         prop_assert!(loads <= LOADS, "{} loads of a version in one reading", loads);
+    }
+
+    /// Nor with readers of the vDSO, which know no clamp; and the truth, to the last ns but for what a
+    /// page rounds.
+    #[test]
+    fn never_back_where_the_tsc_changes_its_frequency(script in scripts(retuning)) {
+        run_with(true, retuned(script), |machine, turn| {
+            let before = EPOCH + machine.now();
+            let count = match turn % 2 {
+                0 => machine.read(turn % CPUS).count,
+                _ => machine.read_vdso(turn % CPUS),
+            };
+            let after = EPOCH + machine.now();
+            if count + 5 < before || count > after {
+                machine.fail(format!("{count} was read between {before} and {after}"));
+            }
+        })?;
     }
 
     #[test]
@@ -629,6 +760,65 @@ fn the_unstable_world_begins_where_the_stable_one_ended() {
     assert_eq!(held.tsc, None);
     machine.act(&Action::Advance(BAND + 2));
     assert_offset(&machine, 1, 0);
+    done(&machine);
+}
+
+/// By the old parameters the new TSC would be ahead, by little.
+#[test]
+fn a_page_of_another_tsc_is_accepted_at_once() {
+    for (rate, jump) in [(4000, 0), (1500, 0), (1000 + 1, 3_000_000), (2000, -50_000)] {
+        let machine = accepted();
+        machine.act(&Action::Advance(10_000_000));
+        let flags = TSC_STABLE_BIT;
+        machine.act(&Action::Retune { rate, jump, flags });
+        machine.act(&Action::Advance(458_000));
+        let before = EPOCH + machine.now();
+        let reading = machine.read(1);
+        assert!(
+            reading.count.abs_diff(before) <= 1,
+            "{reading:?} at {before}"
+        );
+        assert!(is_fast(&machine), "{rate} MHz");
+        machine.read_vdso(2);
+        machine.read(0);
+        assert_eq!(machine.counted(Event::Clamped), 0);
+        assert_eq!(machine.counted(Event::Accepted), 2);
+        done(&machine);
+    }
+}
+
+/// There is no floor, so the clamp holds nothing that user space was not given.
+#[test]
+fn an_unstable_page_of_another_tsc_begins_without_a_floor() {
+    let machine = accepted();
+    machine.act(&Action::Advance(10_000_000));
+    for (rate, flags) in [(3000, 0), (1200, TSC_STABLE_BIT), (2900, 0)] {
+        let jump = 0;
+        machine.act(&Action::Retune { rate, jump, flags });
+        machine.act(&Action::Advance(458_000));
+        let before = EPOCH + machine.now();
+        let reading = machine.read(1);
+        assert!(
+            reading.count.abs_diff(before) <= 2,
+            "{reading:?} at {before}"
+        );
+        machine.read_vdso(2);
+    }
+    assert_eq!(machine.counted(Event::Clamped), 0);
+    done(&machine);
+}
+
+/// A page of the same TSC that says less is what the floor is for.
+#[test]
+fn a_page_of_the_same_tsc_that_says_less_is_waited_for() {
+    let machine = accepted();
+    machine.act(&Action::Stable(BAND));
+    assert_offset(&machine, 1, BAND);
+    let last = machine.given.get();
+    machine.act(&Action::Stable(0));
+    let held = machine.read(1);
+    assert!(held.count >= last && held.tsc.is_none(), "{held:?}");
+    assert_eq!(machine.reader().standing(), Standing::Rejected);
     done(&machine);
 }
 

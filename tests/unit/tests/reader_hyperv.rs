@@ -11,9 +11,10 @@ mod hooked;
 
 use hooked::{HookedWord, Machine as _};
 use paraclock_unit::logic::{
-    page::{Page, Params as _, Version},
+    frequency::Frequency,
+    page::{NoSample, Page, Params as _, Version, sample},
     reader::{Env, Event, GRACE_US, HANDOVER_US, PLAUSIBLE_US, Reader, Reading, Standing},
-    reference_tsc::{FRACTION_BITS, Params, counted, judge},
+    reference_tsc::{COUNT_HZ, FRACTION_BITS, Params, counted, judge},
 };
 use proptest::prelude::*;
 use std::{
@@ -43,13 +44,19 @@ enum Action {
     Advance(u64),
     /// A CPU reads the clock.
     Read,
+    /// A CPU reads it in user space.
+    ReadVdso,
     /// The page is withdrawn, by one of the two values.
     Withdraw(bool),
     /// The page is withdrawn, the TSC runs at another rate from another value, and the page stays
     /// away.
     Migrate { rate: u64, tsc: u64 },
+    /// The same, and the TSC's value goes on.
+    Retune(u64),
     /// A page that is right, under a new sequence.
     Restore,
+    /// The same by a host that takes its time, and writes the page anew only for another TSC.
+    Republish,
     /// A page that is no clock of this partition, under a new sequence.
     Garbage(Params),
     /// A page that is right, under the sequence with which the host once began. Not in the scripts
@@ -85,6 +92,10 @@ struct Machine {
     counter: Cell<bool>,
     /// By how much it is off.
     skew: Cell<i64>,
+    /// How long the way to it takes.
+    exit: Cell<u64>,
+    /// Whether the host says the TSC's frequency.
+    says_frequency: Cell<bool>,
     counter_reads: Cell<u64>,
     depth: Cell<u32>,
     given: Cell<u64>,
@@ -107,6 +118,8 @@ impl Machine {
             params: Cell::default(),
             counter: Cell::new(true),
             skew: Cell::new(0),
+            exit: Cell::new(0),
+            says_frequency: Cell::new(true),
             counter_reads: Cell::new(0),
             depth: Cell::new(0),
             given: Cell::new(0),
@@ -140,9 +153,13 @@ impl Machine {
         tsc + (self.mono.get() - at) * self.rate.get()
     }
 
+    fn scale(&self) -> u64 {
+        ((1u128 << (64 - FRACTION_BITS)) / u128::from(self.rate.get())) as u64
+    }
+
     /// A page of the TSC as it is; the offset has no fraction, so it is up to 100 ns behind.
     fn restore(&self) {
-        let scale = ((1u128 << (64 - FRACTION_BITS)) / u128::from(self.rate.get())) as u64;
+        let scale = self.scale();
         let product = Params { scale, offset: 0 }.at(self.tsc());
         let offset = (self.now.get().wrapping_sub(product) as i64) >> FRACTION_BITS;
         self.write(Params {
@@ -167,6 +184,9 @@ impl Machine {
             Action::Read => {
                 self.read();
             }
+            Action::ReadVdso => {
+                self.read_vdso();
+            }
             Action::Withdraw(early) => self.sequence.set(if early { u32::MAX } else { 0 }),
             Action::Migrate { rate, tsc } => {
                 self.sequence.set(0);
@@ -174,7 +194,22 @@ impl Machine {
                 self.base.set((self.mono.get(), tsc));
                 self.rate.set(rate);
             }
+            Action::Retune(rate) => {
+                self.sequence.set(0);
+                self.advance(SWITCH);
+                self.base.set((self.mono.get(), self.tsc()));
+                self.rate.set(rate);
+            }
             Action::Restore => self.restore(),
+            Action::Republish => {
+                self.sequence.set(0);
+                self.advance(SWITCH);
+                if self.params.get().scale == self.scale() {
+                    self.write(self.params.get());
+                } else {
+                    self.restore();
+                }
+            }
             Action::Restart => {
                 self.next_sequence.set(1);
                 self.restore();
@@ -195,6 +230,38 @@ impl Machine {
                 self.restore();
             }
         }
+    }
+
+    /// Reads the clock as the vDSO does: it believes the page while that is not withdrawn, and makes
+    /// the system call while it is.
+    fn read_vdso(self: &Rc<Self>) -> u64 {
+        let floor = self.given.get();
+        let nested = self.depth.get();
+        self.depth.set(nested + 1);
+        let env = Cpu {
+            machine: self,
+            page: TscPage(Rc::clone(self)),
+        };
+        let count = loop {
+            match sample(env.page0(), || env.tsc()) {
+                Ok(sample) => break Some(sample.count()),
+                Err(NoSample::Withdrawn(_)) => break None,
+                Err(NoSample::Unsettled) => {}
+            }
+        };
+        self.depth.set(nested);
+        let Some(count) = count else {
+            return self.read().count;
+        };
+        if count < floor {
+            self.fail(format!(
+                "given {} in user space, {} counts less than was given before it began",
+                count as i64 - EPOCH as i64,
+                floor - count,
+            ));
+        }
+        self.given.set(floor.max(self.given.get()).max(count));
+        count
     }
 
     /// Reads the clock as the driver does, and checks what is true of every reading.
@@ -238,7 +305,9 @@ impl hooked::Machine for Machine {
             let action = {
                 let mut script = self.script.borrow_mut();
                 match script.front_mut() {
-                    Some((0, Action::Read)) if self.depth.get() >= DEPTH => return,
+                    Some((0, Action::Read | Action::ReadVdso)) if self.depth.get() >= DEPTH => {
+                        return;
+                    }
                     Some((0, _)) => script.pop_front().expect("it has a front").1,
                     Some((steps, _)) => {
                         *steps -= 1;
@@ -306,6 +375,7 @@ impl Env for Cpu<'_> {
 
     fn second(&self) -> Option<Reading> {
         self.machine.step();
+        self.machine.advance(self.machine.exit.get());
         self.machine
             .counter_reads
             .set(self.machine.counter_reads.get() + 1);
@@ -319,6 +389,13 @@ impl Env for Cpu<'_> {
             ),
             tsc: None,
         })
+    }
+
+    fn tsc_is_another(&self, params: &Params) -> bool {
+        self.machine.step();
+        let now = Frequency::new(self.machine.rate.get() * u64::from(COUNT_HZ));
+        let now = now.expect("a TSC's");
+        self.machine.says_frequency.get() && !now.is_of_reference_tsc(params.scale)
     }
 
     fn relax(&self) {}
@@ -385,6 +462,31 @@ fn changes() -> impl Strategy<Value = BoxedStrategy<Action>> {
     ]
 }
 
+/// A host that changes the TSC's frequency, of which the value goes on, and keeps the clock.
+fn retuning() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => prop_oneof![1..UNIT, 1..10 * US, 1..2 * GRACE_US * US].prop_map(Action::Advance),
+        6 => Just(Action::Read),
+        6 => Just(Action::ReadVdso),
+        2 => any::<bool>().prop_map(Action::Withdraw),
+        4 => Just(Action::Republish),
+        3 => Just(Action::Retune(1)),
+    ]
+}
+
+/// Gives each change of the TSC a rate of its own. What was changed and changed back while nobody
+/// looked cannot be told from what was not.
+fn retuned(mut script: Vec<(u32, Action)>) -> Vec<(u32, Action)> {
+    let rates = script.iter_mut().filter_map(|(_, action)| match action {
+        Action::Retune(rate) => Some(rate),
+        _ => None,
+    });
+    for (n, rate) in (1..37).zip(rates) {
+        *rate = 1 + n * 7 % 37;
+    }
+    script
+}
+
 fn honest_script() -> impl Strategy<Value = Vec<(u32, Action)>> {
     changes().prop_flat_map(|changes| script(honest(changes)))
 }
@@ -415,7 +517,14 @@ fn run(
     script: Vec<(u32, Action)>,
     check: impl Fn(&Machine, Reading, u64) -> Result<(), String>,
 ) -> Result<(), TestCaseError> {
-    let machine = Machine::new(script);
+    run_on(&Machine::new(script), check)
+}
+
+/// The same on a machine that is there.
+fn run_on(
+    machine: &Rc<Machine>,
+    check: impl Fn(&Machine, Reading, u64) -> Result<(), String>,
+) -> Result<(), TestCaseError> {
     let mut after_the_script = 0;
     while after_the_script < 3 {
         if machine.script.borrow().is_empty() {
@@ -426,7 +535,7 @@ fn run(
         // What was corrected meanwhile counts from the beginning.
         let passed = machine.mono.get() - mono;
         let before = before.min(machine.now.get() - passed);
-        if let Err(why) = check(&machine, reading, before) {
+        if let Err(why) = check(machine, reading, before) {
             machine.fail(why);
         }
     }
@@ -455,6 +564,27 @@ proptest! {
         run(script, |machine, reading, before| {
             let now = machine.now.get();
             if reading.count + 2 * UNIT < before || reading.count > now + HANDOVER_US * US {
+                return Err(format!(
+                    "{} was read between {} and {}",
+                    reading.count as i64 - EPOCH as i64,
+                    before as i64 - EPOCH as i64,
+                    now as i64 - EPOCH as i64
+                ));
+            }
+            Ok(())
+        })?;
+    }
+
+    /// Nor with readers of the vDSO, which know no clamp, where the TSC changes its frequency and its
+    /// value goes on: what the old parameters give by the new TSC is taken for no time.
+    #[test]
+    fn a_tsc_that_changes_its_frequency_is_told(script in script(retuning())) {
+        let machine = Machine::new(retuned(script));
+        // The counter is coarser than the page by less than it takes to get there.
+        machine.exit.set(UNIT);
+        run_on(&machine, |machine, reading, before| {
+            let now = machine.now.get();
+            if reading.count + 2 * UNIT < before || reading.count > now + US + UNIT {
                 return Err(format!(
                     "{} was read between {} and {}",
                     reading.count as i64 - EPOCH as i64,
@@ -545,6 +675,70 @@ fn a_page_that_follows_another_is_accepted_at_once() {
     assert_eq!(machine.reader().standing(), Standing::Accepted);
     assert_eq!(machine.withdrawn.get(), 0);
     machine.close();
+}
+
+/// The TSC's value goes on, so by the old parameters the time at the new TSC is near by.
+#[test]
+fn a_page_of_another_tsc_is_accepted_at_once() {
+    for rate in 2..5 {
+        let machine = machine();
+        machine.act(&Action::Retune(rate));
+        machine.advance(400 * US);
+        machine.act(&Action::Restore);
+        let reading = machine.read();
+        assert!(reading.tsc.is_some() && reading.count <= machine.now.get());
+        assert_eq!(machine.reader().standing(), Standing::Accepted);
+        machine.read_vdso();
+        assert_eq!(machine.failure.take(), None);
+        machine.close();
+    }
+}
+
+/// It changes while the page is away: the host says so, beside the page.
+#[test]
+fn a_tsc_that_changes_while_the_page_is_away_makes_no_floor() {
+    for us in [1, 10, 99, 1000, 4000] {
+        let machine = machine();
+        machine.act(&Action::Retune(3));
+        machine.advance(us * US);
+        let reading = machine.read();
+        assert_eq!(reading.count, counted(machine.now.get() / UNIT), "{us} us");
+        machine.act(&Action::Republish);
+        machine.read_vdso();
+        machine.read();
+        assert_eq!(machine.failure.take(), None, "{us} us");
+        machine.close();
+    }
+}
+
+/// Where it does not say so, that is taken for a clock that was corrected.
+#[test]
+fn without_a_frequency_another_tsc_is_taken_for_a_correction() {
+    let machine = machine();
+    machine.says_frequency.set(false);
+    machine.act(&Action::Retune(3));
+    machine.advance(1000 * US);
+    let reading = machine.read();
+    let ahead = reading.count - machine.now.get();
+    assert!((1999 * US..2001 * US).contains(&ahead), "{ahead}");
+    machine.close();
+}
+
+/// A clock that is corrected, by more than page and counter may disagree, and a page that is away
+/// before anybody has read the new one: it is the same TSC, so there is a floor.
+#[test]
+fn a_correction_that_the_counter_shows_is_waited_for() {
+    for says in [true, false] {
+        let machine = machine();
+        machine.says_frequency.set(says);
+        let last = machine.read().count;
+        machine.act(&Action::Correct(5 * PLAUSIBLE_US * US));
+        machine.act(&Action::Withdraw(false));
+        let held = machine.read();
+        assert!(held.count >= last && held.tsc.is_none());
+        assert_eq!(machine.failure.take(), None);
+        machine.close();
+    }
 }
 
 #[test]

@@ -79,6 +79,22 @@ proptest! {
         prop_assert!(params.at(tsc) >= counted(whole));
     }
 
+    /// Where KVM has written it as well, of kHz.
+    #[test]
+    fn another_scale_is_another_tsc(
+        khz in 100_000u64..10_000_000,
+        more in 0u64..10,
+        offset in any::<u64>(),
+    ) {
+        let of = |khz: u64| {
+            let (mul, shift) = kvms_clock(khz * 1000);
+            let clock = pvclock::Params { mul, shift, ..pvclock::Params::default() };
+            kvms_page(&clock).expect("an ordinary frequency")
+        };
+        let other = Params { offset, ..of(khz + more) };
+        prop_assert_eq!(of(khz).same_tsc(&other), more == 0);
+    }
+
     /// A later TSC never gives an earlier time, for decades at the lowest of these frequencies.
     #[test]
     fn time_follows_the_tsc(

@@ -149,6 +149,24 @@ proptest! {
         prop_assert!(seen.abs_diff(hz) <= bound, "{} Hz read as {} Hz", hz, seen);
     }
 
+    /// A kHz makes another scale, and nothing else does.
+    #[test]
+    fn another_scale_is_another_tsc(
+        khz in 1_000u64..=99_999_990,
+        more in 0u64..10,
+        now in any::<[u64; 2]>(),
+        flags in any::<u8>(),
+    ) {
+        let of = |khz: u64| {
+            let (mul, shift) = host_scale(khz * 1000);
+            params(mul, shift)
+        };
+        let [tsc_timestamp, system_time] = now;
+        let other = Params { tsc_timestamp, system_time, flags, ..of(khz + more) };
+        prop_assert_eq!(of(khz).same_tsc(&other), more == 0);
+        prop_assert_eq!(other.same_tsc(&of(khz)), more == 0);
+    }
+
     #[test]
     fn validate_is_its_definition(mul in muls(), shift in any::<i8>()) {
         prop_assert_eq!(params(mul, shift).validate(), reference_validate(mul, shift));
