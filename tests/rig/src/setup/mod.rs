@@ -158,6 +158,17 @@ struct Patch {
 }
 
 impl Patch {
+    /// The files that it changes, adds or removes, most of them twice.
+    fn changes(&self) -> impl Iterator<Item = &str> {
+        std::str::from_utf8(&self.text)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|l| {
+                l.strip_prefix("--- a/")
+                    .or_else(|| l.strip_prefix("+++ b/"))
+            })
+    }
+
     /// A copy to build with: somebody may edit the checkout during a long build, and the
     /// result has to be what its key says.
     fn keep_in(&self, directory: &Path) -> Result<Self> {
