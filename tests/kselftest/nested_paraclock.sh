@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# nested_migrate with the driver in L2 as well, and a quarter as many migrations.
+# nested_migrate with the driver in L2 as well, and half as many migrations.
 
-exec "$(dirname "$0")/nested_migrate" --guest paraclock --loops 50 "$@"
+exec "$(dirname "$0")/nested_migrate" --guest paraclock --loops 200 "$@"

@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,7 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,18 +22,17 @@
 #define LAUNCHER	"/rig/nested"
 #define RAM_FILE	"/tmp/nested.ram"
 #define LOG_FILE	"/tmp/nested.log"
+#define KVM_DEBUGFS	"/sys/kernel/debug/kvm"
 #define LOG_LINES	40
 #define PAGE_SIZE	4096
 #define RAM_SIZE	(256ul << 20)
 /* On a busy machine, with three levels of it. */
 #define BOOT_SECONDS	120
 
-/* A request is answered within so much, or its CPU is not there. */
-#define ANSWER_NS	30000
-/* So many answers at least, and more until the range is narrow or time is up. */
-#define LEAST		32
-#define NARROW_NS	300
-#define MOST_NS		60000000
+/* Until a request is answered: the CPU that answers may be anybody else's. */
+#define ANSWER_NS	2000000000ull
+#define POLL_NS		50000
+#define TRIES		20
 #define ROUNDING_NS	1
 
 static __u64 word(void)
@@ -46,39 +43,35 @@ static __u64 word(void)
 	return ruler_tsc(&host_ns) * 0x9e3779b97f4a7c15ull | 1;
 }
 
-/* The thread of a vCPU by the name that QEMU gives it; 0 if it is not found. */
-static pid_t vcpu_thread(pid_t qemu, int vcpu)
+/*
+ * By how much the TSC of the guest's vCPU that answers is ahead of this machine's, by KVM's debugfs.
+ * False, with the reason printed, if it is not to be had.
+ */
+static bool tsc_offset(pid_t qemu, __u64 *offset)
 {
-	char path[300], name[32], comm[32];
-	pid_t found = 0;
+	char prefix[16], path[400], text[32];
 	struct dirent *d;
-	DIR *tasks;
+	DIR *vms;
+	int n;
 
-	snprintf(name, sizeof(name), "CPU %d/KVM", vcpu);
-	snprintf(path, sizeof(path), "/proc/%d/task", qemu);
-	tasks = opendir(path);
-	if (!tasks)
-		return 0;
-	while (!found && (d = readdir(tasks))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", qemu, d->d_name);
-		if (file_read(path, comm, sizeof(comm)) > 0 && !strcmp(comm, name))
-			found = atoi(d->d_name);
+	snprintf(prefix, sizeof(prefix), "%d-", qemu);
+	vms = opendir(KVM_DEBUGFS);
+	if (!vms) {
+		printf("# %s: %s\n", KVM_DEBUGFS, strerror(errno));
+		return false;
 	}
-	closedir(tasks);
-	return found;
-}
-
-/* On the last CPU, for itself, while it is asked; else anywhere, as all others. */
-static void attend(pid_t thread, bool attend)
-{
-	int cpus[MAX_CPUS], n = cpus_online(cpus, MAX_CPUS), i;
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	for (i = attend ? n - 1 : 0; i < n; i++)
-		CPU_SET(cpus[i], &set);
-	sched_setaffinity(thread, sizeof(set), &set);
-	setpriority(PRIO_PROCESS, thread, attend ? -20 : 0);
+	while ((d = readdir(vms)) && strncmp(d->d_name, prefix, strlen(prefix)))
+		;
+	snprintf(path, sizeof(path), KVM_DEBUGFS "/%s/vcpu%d/tsc-offset", d ? d->d_name : prefix,
+		 NESTED_ANSWERING);
+	closedir(vms);
+	n = file_read(path, text, sizeof(text));
+	if (n <= 0) {
+		printf("# %s: expected a number, got %s\n", path, strerror(n ? -n : ENODATA));
+		return false;
+	}
+	*offset = strtoll(text, NULL, 10);
+	return true;
 }
 
 static struct nested_page *find(char *ram, __u64 magic)
@@ -137,7 +130,9 @@ int nested_start(struct nested *guest, const char *clocksource)
 		_exit(127);
 	}
 	start = ruler_ns();
-	while (!(guest->page = find(guest->ram, magic))) {
+	while (!guest->page || !atomic_load(&guest->page->beat)) {
+		if (!guest->page)
+			guest->page = find(guest->ram, magic);
 		if (!nested_alive(guest) || ruler_ns() - start > BOOT_SECONDS * 1000000000ull) {
 			printf("# L2: expected its program, seen none after %llu s\n",
 			       (ruler_ns() - start) / 1000000000);
@@ -146,12 +141,6 @@ int nested_start(struct nested *guest, const char *clocksource)
 			return -ETIMEDOUT;
 		}
 		sleep_ns(NSEC_PER_SEC / 20);
-	}
-	guest->answering = vcpu_thread(guest->pid, NESTED_ANSWERING);
-	if (!guest->answering) {
-		printf("# L2: no thread of vCPU %d\n", NESTED_ANSWERING);
-		nested_stop(guest);
-		return -ESRCH;
 	}
 	return 0;
 }
@@ -204,51 +193,49 @@ void nested_print_log(void)
 	fclose(log);
 }
 
-/* False if it is not answered in time. */
-static bool ask(struct nested_page *page, __u32 request, __u64 *before, __u64 *ns, __u64 *after)
+/*
+ * The time at a TSC of L2's is the time at that TSC, less the offset, of this machine's: the ruler
+ * says which time belongs to one of those, and how many there are in a ms is known.
+ */
+static __s64 reference_at(__u64 tsc, __u64 khz)
 {
-	*before = ruler_read().ref_ns;
-	atomic_store(&page->request, request);
-	do {
-		*after = ruler_read().ref_ns;
-		if (atomic_load(&page->answer) == request) {
-			*ns = atomic_load(&page->ns);
-			*after = ruler_read().ref_ns;
-			return true;
-		}
-	} while (*after - *before < ANSWER_NS);
-	return false;
+	struct ruler r = ruler_read();
+	__u64 host_ns, now = ruler_tsc(&host_ns);
+	__s64 passed = (__s64)(__int128)((__s64)(tsc - now) * (__int128)1000000 / (__s64)khz);
+
+	return (__s64)(host_ns + passed + (r.ref_ns - r.host_ns));
 }
 
-struct range nested_track(struct nested *guest, enum nested_path path)
+struct range nested_track(struct nested *guest, enum nested_path path, __u64 khz)
 {
 	static __u32 number;
 	struct range r = { .low = INT64_MIN / 2, .high = INT64_MAX / 2,
 			   .at = ruler_read().ref_ns };
 	struct nested_page *page = guest->page;
-	__u64 start = ruler_ns();
-	unsigned int answers = 0;
+	int i;
 
-	attend(guest->answering, true);
-	atomic_store(&page->window, 1);
-	while ((answers < LEAST || range_width(r) > NARROW_NS) && ruler_ns() - start < MOST_NS) {
-		__u64 before, ns, after;
-		__s64 low, high;
+	for (i = 0; i < TRIES; i++) {
+		__u32 generation = ruler_generation(), request = ++number << 1 | path;
+		__u64 start = ruler_ns(), offset, before, after;
 
-		if (!ask(page, ++number << 1 | path, &before, &ns, &after)) {
-			/* Its CPU may want this one. */
-			sleep_ns(20000);
-			continue;
+		atomic_store(&page->request, request);
+		while (atomic_load(&page->answer) != request) {
+			if (ruler_ns() - start > ANSWER_NS)
+				return r;
+			sleep_ns(POLL_NS);
 		}
-		answers++;
-		low = (__s64)(ns - after) - ROUNDING_NS;
-		high = (__s64)(ns - before) + ROUNDING_NS;
-		if (low > r.low)
-			r.low = low;
-		if (high < r.high)
-			r.high = high;
+		before = atomic_load(&page->tsc_before);
+		after = atomic_load(&page->tsc_after);
+		/* Behind the answer: by then the vCPU has the offset that it has answered with. */
+		if (!tsc_offset(guest->pid, &offset))
+			return r;
+		r.at = reference_at(before - offset, khz);
+		r.low = (__s64)(atomic_load(&page->ns) - reference_at(after - offset, khz)) -
+			ROUNDING_NS;
+		r.high = (__s64)(atomic_load(&page->ns) - r.at) + ROUNDING_NS;
+		/* Else the TSC, or the offset, was another one. */
+		if (ruler_generation() == generation)
+			return r;
 	}
-	atomic_store(&page->window, 0);
-	attend(guest->answering, false);
-	return r;
+	return (struct range){ .low = INT64_MIN / 2, .high = INT64_MAX / 2, .at = r.at };
 }

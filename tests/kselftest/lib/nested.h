@@ -42,11 +42,12 @@ struct nested_page {
 	_Atomic __u64 magic[2];	/* the word, and its complement */
 	/* L1 writes. */
 	_Atomic __u32 request;	/* a number, and in bit 0 the path */
-	_Atomic __u32 window;	/* requests are to be expected */
 	/* L2 writes. */
 	_Atomic __u32 answer;	/* the request that is answered */
 	_Atomic __u32 beat;	/* goes up each time it has written what follows */
-	_Atomic __u64 ns;	/* CLOCK_MONOTONIC_RAW, as requested */
+	_Atomic __u64 ns;	/* CLOCK_MONOTONIC_RAW, as requested, and its TSC before and after */
+	_Atomic __u64 tsc_before;
+	_Atomic __u64 tsc_after;
 	struct nested_tally tally;
 	_Atomic __u32 stable;	/* how often the stable bit was seen set, and clear */
 	_Atomic __u32 unstable;
@@ -54,6 +55,7 @@ struct nested_page {
 	_Atomic __u32 has_page;	/* there is a page to see the bit in */
 	char clocksource[32];
 	char failed[64];	/* what that was */
+	char kernel_clock[16];	/* of the kernel's, the one that stepped back by the most */
 };
 
 #define NESTED_NAME(n)	((n) == NESTED_VDSO ? "the vDSO" : "the system call")
@@ -61,7 +63,6 @@ struct nested_page {
 /* A guest that runs. */
 struct nested {
 	pid_t pid;
-	pid_t answering;	/* the thread of the vCPU that answers */
 	struct nested_page *page;
 	char *ram;
 };
@@ -80,10 +81,11 @@ bool nested_alive(const struct nested *guest);
 /* Prints the end of what it has printed. */
 void nested_print_log(void);
 /*
- * How far its CLOCK_MONOTONIC_RAW is from reference time. The range is as wide as INT64_MAX lets it
- * be if the guest does not answer. The vCPU that answers runs on this machine's last CPU meanwhile,
- * so the caller better runs on another one.
+ * How far its CLOCK_MONOTONIC_RAW is from reference time, while this machine's TSC is one of @khz.
+ * It reads its clock between two TSCs of its own, and KVM says which TSCs of this machine those
+ * were, so neither has to run while the other does. The range is as wide as INT64_MAX lets it be if the
+ * guest does not answer.
  */
-struct range nested_track(struct nested *guest, enum nested_path path);
+struct range nested_track(struct nested *guest, enum nested_path path, __u64 khz);
 
 #endif
