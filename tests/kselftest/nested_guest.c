@@ -24,7 +24,11 @@
 #include "lib/page.h"
 #include "lib/readers.h"
 
+#define CLOCKEVENT	"/sys/devices/system/clockevents/clockevent0/current_device"
 #define BEAT_NS		5000000
+#define BEAT_PRIORITY	5
+/* vCPU 0 is not to be woken for more than it has to do. */
+#define REST_NS		100000000
 /* How often a request is looked for. */
 #define NAP_NS		500000
 #define TRIES		20
@@ -33,6 +37,9 @@
 #define TIMER_MOST_NS	20000000
 
 static struct nested_page *page;
+/* What readers have counted that are no more, and the one that there is while vCPU 0 rests. */
+static struct nested_count before[NESTED_PATHS];
+static atomic_bool hammer_rests;
 
 static void fail(const char *what, int err)
 {
@@ -46,7 +53,7 @@ static void be_urgent(int priority)
 {
 	struct sched_param param = { .sched_priority = priority };
 
-	pthread_setschedparam(pthread_self(), SCHED_FIFO, &param);
+	pthread_setschedparam(pthread_self(), priority ? SCHED_FIFO : SCHED_OTHER, &param);
 }
 
 /* The time between two readings of the TSC: the closest of some that were tried. */
@@ -103,6 +110,8 @@ static void *timer_main(void *arg)
 		__u64 deadline, late;
 		__s64 passed;
 
+		while (atomic_load(&page->rest) && cpus[(unsigned long)arg % n] != NESTED_ANSWERING)
+			sleep_ns(REST_NS);
 		seed ^= seed << 13;
 		seed ^= seed >> 7;
 		seed ^= seed << 17;
@@ -143,9 +152,16 @@ static void *hammer_main(void *arg)
 	struct hammer_result one;
 
 	(void)arg;
+	pin_to_cpu(NESTED_ANSWERING);
 	for (;;) {
-		int err = hammer_run(1, &one), i;
+		int err, i;
 
+		while (atomic_load(&page->rest)) {
+			atomic_store(&hammer_rests, true);
+			sleep_ns(REST_NS);
+		}
+		atomic_store(&hammer_rests, false);
+		err = hammer_run(1, &one);
 		if (err)
 			fail("paraclock_hammer", err);
 		for (i = 0; i < (int)one.clocks; i++) {
@@ -163,6 +179,30 @@ static void *hammer_main(void *arg)
 	return NULL;
 }
 
+/* By vCPU 0's page and by that of the own vCPU, in turns, while vCPU 0 rests. */
+static void *lone_main(void *arg)
+{
+	__u64 last = 0, now;
+	int path;
+
+	(void)arg;
+	pin_to_cpu(NESTED_ANSWERING);
+	while (atomic_load(&page->rests)) {
+		for (path = 0; path < NESTED_PATHS; path++) {
+			now = path == NESTED_VDSO ? vdso_ns(CLOCK_MONOTONIC) :
+						    syscall_ns(CLOCK_MONOTONIC);
+			atomic_fetch_add(&before[path].reads, 1);
+			if (now < last) {
+				atomic_fetch_add(&before[path].backward, 1);
+				if (last - now > atomic_load(&before[path].worst_ns))
+					atomic_store(&before[path].worst_ns, last - now);
+			}
+			last = now;
+		}
+	}
+	return NULL;
+}
+
 static void thread(void *(*main)(void *arg), unsigned long arg)
 {
 	pthread_t t;
@@ -172,12 +212,63 @@ static void thread(void *(*main)(void *arg), unsigned long arg)
 		fail("a thread", -err);
 }
 
+static struct readers *start(void)
+{
+	struct readers *readers = readers_start(READERS_MIXED, false);
+
+	if (!readers)
+		fail("starting the readers", -errno);
+	return readers;
+}
+
+static struct nested_count counted(const struct readers *readers, int path)
+{
+	struct reader_count count = { 0 };
+	struct nested_count sum;
+
+	if (readers)
+		count = readers_count(readers, path, -1);
+	sum.reads = count.reads + atomic_load(&before[path].reads);
+	sum.backward = count.backward + atomic_load(&before[path].backward);
+	sum.worst_ns = atomic_load(&before[path].worst_ns);
+	if (count.worst_ns > sum.worst_ns)
+		sum.worst_ns = count.worst_ns;
+	return sum;
+}
+
+/* As L1 wants it. Those who read all the time are as urgent as who starts them: not at all. */
+static struct readers *rest(struct readers *readers)
+{
+	int path;
+
+	if (!readers == !!atomic_load(&page->rest))
+		return readers;
+
+	be_urgent(0);
+	if (readers) {
+		readers_stop(readers);
+		for (path = 0; path < NESTED_PATHS; path++)
+			before[path] = counted(readers, path);
+		readers_free(readers);
+		readers = NULL;
+		while (!atomic_load(&hammer_rests))
+			sleep_ns(REST_NS);
+		atomic_store(&page->rests, 1);
+		thread(lone_main, 0);
+	} else {
+		atomic_store(&page->rests, 0);
+		readers = start();
+	}
+	be_urgent(BEAT_PRIORITY);
+	return readers;
+}
+
 static void beat(const struct readers *readers, const struct page_clock *clock)
 {
 	int path;
 
 	for (path = 0; path < NESTED_PATHS; path++) {
-		struct reader_count count = readers_count(readers, path, -1);
+		struct nested_count count = counted(readers, path);
 
 		atomic_store(&page->tally.path[path].reads, count.reads);
 		atomic_store(&page->tally.path[path].backward, count.backward);
@@ -217,20 +308,21 @@ int main(int argc, char **argv)
 	if (err)
 		fail(argv[2], err);
 	cs_current(page->clocksource, sizeof(page->clocksource));
+	file_read(CLOCKEVENT, page->clockevent, sizeof(page->clockevent));
 	err = hammer_load();
 	if (err)
 		fail("loading paraclock_hammer", err);
 	page_clock_open(&clock, "kvm");
 
-	readers = readers_start(READERS_MIXED, false);
-	if (!readers)
-		fail("starting the readers", -errno);
+	readers = start();
 	thread(answer_main, 0);
 	for (unsigned long i = 0; i < TIMERS; i++)
 		thread(timer_main, i);
 	thread(hammer_main, 0);
-	be_urgent(5);
+	pin_to_cpu(NESTED_ANSWERING);
+	be_urgent(BEAT_PRIORITY);
 	for (;;) {
+		readers = rest(readers);
 		beat(readers, &clock);
 		sleep_ns(BEAT_NS);
 	}

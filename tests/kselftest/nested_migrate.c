@@ -29,13 +29,18 @@
 /* Until L2 has looked at the stable bit again, and KVM has been asked for it. */
 #define SETTLE_NS		100000000
 #define STABLE_MS		2000
+/* The readers of L2's kernel end within one. */
+#define REST_SECONDS		10
 #define SHOWN			5
+/* What L2 counts in cycles of its TSC. */
+#define DEADLINE_CLOCKEVENT	"lapic-deadline"
 
 struct phase {
 	const char *name;
 	const char *mode;	/* that this guest's clock shall be in, NULL: as it is */
 	unsigned int percent;	/* of --loops */
 	bool hotplug;
+	bool idle;		/* L2's vCPU 0 has nothing to do, and so does not write its page */
 	bool modes;		/* the mode changes as well, all the time */
 	bool unstable;		/* KVM has no master clock by this mode */
 };
@@ -43,6 +48,7 @@ struct phase {
 /* The clock of L1 has to be told of the TSC's changes itself, except in the control. */
 static const struct phase phases[] = {
 	{ .name = "L1 in mode tsc", .mode = "tsc", .percent = 100 },
+	{ .name = "L2's vCPU 0 idle", .mode = "tsc", .percent = 25, .idle = true },
 	{ .name = "L1 in mode page", .mode = "page", .percent = 15 },
 	{ .name = "L1 in mode msr", .mode = "msr", .percent = 10, .unstable = true },
 	{ .name = "L1 back in mode tsc", .mode = "tsc", .percent = 10 },
@@ -218,6 +224,23 @@ static bool switch_mode(const struct phase *phase)
 	return false;
 }
 
+/* As to its vCPU 0. */
+static bool let_rest(struct nested *guest, bool rest)
+{
+	__u64 start = ruler_ns();
+
+	atomic_store(&guest->page->rest, rest);
+	while (atomic_load(&guest->page->rests) != rest) {
+		if (ruler_ns() - start > REST_SECONDS * 1000000000ull) {
+			ksft_print_msg("L2: expected its vCPU 0 to be %s within %d s\n",
+				       rest ? "idle" : "busy", REST_SECONDS);
+			return false;
+		}
+		sleep_ns(SETTLE_NS);
+	}
+	return true;
+}
+
 /* KVM learns of it when L2 next leaves its guest. */
 static bool wait_for_stable(struct nested *guest)
 {
@@ -286,7 +309,7 @@ static void run_phase(struct nested *guest, const struct phase *phase, unsigned 
 	long long left;
 	__u64 late;
 
-	if (!switch_mode(phase) || !nested_alive(guest)) {
+	if (!switch_mode(phase) || !nested_alive(guest) || !let_rest(guest, phase->idle)) {
 		nested_print_log();
 		for (int i = 0; i < PHASE_RESULTS; i++)
 			ksft_test_result_fail("%s\n", phase->name);
@@ -321,9 +344,14 @@ static void run_phase(struct nested *guest, const struct phase *phase, unsigned 
 	result_distance(phase, loops, &f);
 	if (churn.rounds)
 		ksft_print_msg("%s: %u times\n", phase->name, churn.rounds);
-	if (status_number("left_tsc") != left)
+	if (status_number("left_tsc") != left) {
+		struct status status;
+
 		ksft_print_msg("%s: L1's clock has left mode tsc %lld times\n", phase->name,
 			       status_number("left_tsc") - left);
+		if (!phase->modes && !status_read(&status))
+			status_print(&status);
+	}
 	ksft_print_msg("%s: %llu timers of L2, late by %llu us at most, %llu early\n", phase->name,
 		       after.timers - before.timers, late / 1000, after.early - before.early);
 	ksft_test_result(after.timers > before.timers && after.early == before.early &&
@@ -426,9 +454,11 @@ int main(int argc, char **argv)
 				   -err);
 	be_urgent();
 	sleep_ns(NSEC_PER_SEC / 5);
-	ksft_print_msg("L2's clocksource: %s\n", guest.page->clocksource);
-	ksft_test_result(nested_alive(&guest) && !strcmp(guest.page->clocksource, clock),
-			 "L2 runs, by %s\n", clock);
+	ksft_print_msg("L2's clocksource: %s, its timers: %s\n", guest.page->clocksource,
+		       guest.page->clockevent);
+	ksft_test_result(nested_alive(&guest) && !strcmp(guest.page->clocksource, clock) &&
+			 !strcmp(guest.page->clockevent, DEADLINE_CLOCKEVENT),
+			 "L2 runs, by %s and the TSC-deadline timer\n", clock);
 
 	if (options.expect_failure) {
 		run_control(&guest, options.loops);

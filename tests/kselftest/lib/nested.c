@@ -186,7 +186,13 @@ void nested_print_log(void)
 	skip = lines - LOG_LINES;
 	rewind(log);
 	while (fgets(line, sizeof(line), log)) {
+		char *c;
+
 		line[strcspn(line, "\r\n")] = 0;
+		/* What a console makes of it otherwise. */
+		for (c = line; *c; c++)
+			if (*c < ' ' || *c > '~')
+				*c = '.';
 		if (skip-- <= 0)
 			printf("# L2: %s\n", line);
 	}

@@ -42,6 +42,7 @@ struct nested_page {
 	_Atomic __u64 magic[2];	/* the word, and its complement */
 	/* L1 writes. */
 	_Atomic __u32 request;	/* a number, and in bit 0 the path */
+	_Atomic __u32 rest;	/* vCPU 0 shall have nothing to do */
 	/* L2 writes. */
 	_Atomic __u32 answer;	/* the request that is answered */
 	_Atomic __u32 beat;	/* goes up each time it has written what follows */
@@ -53,7 +54,9 @@ struct nested_page {
 	_Atomic __u32 unstable;
 	_Atomic __s32 error;	/* a negative errno of what did not come about */
 	_Atomic __u32 has_page;	/* there is a page to see the bit in */
+	_Atomic __u32 rests;	/* vCPU 0 has nothing to do, or 0 */
 	char clocksource[32];
+	char clockevent[32];	/* that of vCPU 0 */
 	char failed[64];	/* what that was */
 	char kernel_clock[16];	/* of the kernel's, the one that stepped back by the most */
 };
@@ -67,7 +70,7 @@ struct nested {
 	char *ram;
 };
 
-/* The vCPU whose program answers, of two: it has nothing to do with vCPU 0's page. */
+/* The vCPU whose program answers, of two, and has all to do while vCPU 0 rests. */
 #define NESTED_ANSWERING	1
 
 /*
