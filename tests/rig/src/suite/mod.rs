@@ -29,8 +29,6 @@ pub use update::guest_words as update_words;
 pub struct Suite {
     pub name: &'static str,
     pub about: &'static str,
-    /// Run only where it is asked for by its name.
-    by_name: bool,
     run: fn(&Context, &mut Report) -> Result<()>,
 }
 
@@ -39,68 +37,56 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "style",
         about: "rustfmt, clippy (kernel and host), checkpatch, shellcheck, licence lines",
-        by_name: false,
         run: style::run,
     },
     Suite {
         name: "unit",
         about: "the module's own files and the rig on the host: cargo test, loom",
-        by_name: false,
         run: unit::run,
     },
     Suite {
         name: "docs",
         about: "Documentation/ builds without a warning",
-        by_name: false,
         run: docs::run,
     },
     Suite {
         name: "patches",
         about: "the kernel series applies with git am, and each patch builds",
-        by_name: false,
         run: patches::run,
     },
     Suite {
         name: "install",
         about: "make modules and make modules_install for a kernel of one's own",
-        by_name: false,
         run: install::run,
     },
     Suite {
         name: "kvm",
         about: "the driver in guests of a real KVM: KUnit and kselftest",
-        by_name: false,
         run: guests::kvm,
     },
     Suite {
         name: "hyperv",
         about: "the same where KVM shows Hyper-V's interface, alone and beside its own",
-        by_name: false,
         run: guests::hyperv,
     },
     Suite {
         name: "update",
         about: "the clock under migrations, on the test host, with the C clocks beside it",
-        by_name: false,
         run: update::run,
     },
     Suite {
         name: "hotplug",
         about: "TSC_ADJUST and the TSCs of CPUs that come and go, on two sockets",
-        by_name: false,
         run: hotplug::run,
     },
     Suite {
         name: "nested",
-        about: "the guest as a host, with patches/kvm/ in its kernel (by its name alone)",
-        // It needs patches that are not of the series yet: patches/kvm/README.rst.
-        by_name: true,
+        about: "the guest as a host: KVM's guests, while the TSC changes under their host",
         run: nested::run,
     },
     Suite {
         name: "host",
         about: "the test host, whose TSC changes under a running guest",
-        by_name: false,
         run: host::run,
     },
 ];
@@ -145,10 +131,7 @@ pub fn check(cx: &Context, only: &[String]) -> Result<bool> {
     }
     let chosen: Vec<&Suite> = SUITES
         .iter()
-        .filter(|s| match only {
-            [] => !s.by_name,
-            only => only.iter().any(|name| name == s.name),
-        })
+        .filter(|s| only.is_empty() || only.iter().any(|name| name == s.name))
         .collect();
     let mut out = stdout();
     let told = "cannot write the results";

@@ -11,7 +11,7 @@ use anyhow::Result;
 use std::time::Duration;
 
 /// How many migrations the longest of the phases goes through; the others have a part of that.
-const DEFAULT: u32 = 200;
+const DEFAULT: u32 = 400;
 /// What one of them takes, with its part of the other phases, on a machine that has other things to do.
 const EACH: Duration = Duration::from_millis(600);
 /// To boot a guest within the guest, and what else does not depend on the number.
