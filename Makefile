@@ -11,7 +11,7 @@
 #             kvm, hyperv or both; without it, kvm, and `make bench` runs all that it has limits for.
 #             `make demo HOST=migrate` shows the clock through a few migrations; `make bench` knows
 #             kvm, hyperv, migrate and migrate-kvm
-#   MIGRATIONS=  through how many the longest test of the suite `update` goes; 400 without it
+#   MIGRATIONS=  through how many the longest test of the suites `update` and `nested` goes; 400 without it
 #   HOTPLUG_TURNS=  how often every CPU goes offline and comes back in the suite `hotplug`; 20 without it
 #   STORM_SECONDS=  how long each storm of the suite `host` lasts; 10 without it
 #   BENCH_DRIFT_SECONDS=  over how long `make bench` compares each clock with the host's
