@@ -143,8 +143,8 @@ pub trait Env {
     fn second(&self) -> Option<Reading>;
 
     /// Whether the host says, beside its pages, that the TSC has another frequency now than that of
-    /// which `params` are. Only asked where the second source is a reference; false where the host
-    /// does not say.
+    /// which `params` are. False where the host does not say, as where the second source is no
+    /// reference.
     fn tsc_is_another(&self, _params: &ParamsOf<Self>) -> bool {
         false
     }
@@ -247,6 +247,9 @@ pub struct Reader<W, P> {
     /// Since when page 0 has been good again after readers went through the clamp: its version
     /// above, the time in [`GRACE_UNIT`] below.
     good_since: W,
+    /// 1 if what the host says of the TSC's frequency agreed with the version that was accepted last,
+    /// else 0: see [`Reader::agrees`].
+    agreed: W,
     /// Whether the host maintains the stable bit at all.
     trust_stable: bool,
     clamp: Clamp<W>,
@@ -259,6 +262,7 @@ impl<W: Word, P: Params> Reader<W, P> {
         let reader = Self {
             state: word(),
             good_since: word(),
+            agreed: word(),
             trust_stable,
             clamp: Clamp::new(word()),
             snapshot: Snapshot::new(word),
@@ -274,6 +278,7 @@ impl<W: Word, P: Params> Reader<W, P> {
     pub fn reset(&self) {
         self.state.store(FRESH);
         self.good_since.store(0);
+        self.agreed.store(0);
         self.clamp.reset();
         self.snapshot.reset();
     }
@@ -281,6 +286,9 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// As [`Reader::reset`], but for what is known of page 0 by other means: what it said last under
     /// `version`. Readers go on by that where there is no better, and with `is_accepted` take the
     /// page for good while it has that version.
+    ///
+    /// Such a page's TSC was read as the clock until now, which the host's word of its frequency has
+    /// to agree with: so nobody is asked here.
     pub fn begin_with(&self, version: u32, params: &P, is_accepted: bool) {
         self.reset();
         let state = if is_accepted {
@@ -288,6 +296,7 @@ impl<W: Word, P: Params> Reader<W, P> {
         } else {
             rejected(version)
         };
+        self.agreed.store(u64::from(is_accepted));
         // Not where a reader of another time is still at work there: then nothing is known.
         self.snapshot
             .publish(version, params, &self.state, FRESH, state);
@@ -455,6 +464,9 @@ impl<W: Word, P: Params> Reader<W, P> {
                 return Some(reading);
             }
         }
+        if env.second_is_reference() && !self.agrees(env, sample, last) {
+            return None;
+        }
         if self.publish(sample, state, u64::from(sample.version)) {
             env.count(Event::Accepted);
             if state != rejected(sample.version) {
@@ -469,6 +481,35 @@ impl<W: Word, P: Params> Reader<W, P> {
             self.change(state, rejected(sample.version));
             reading
         })
+    }
+
+    /// Notes whether what the host says of the TSC's frequency agrees with a page that is about to be
+    /// accepted. Only then does another word later on, once the page is away, mean another TSC: KVM
+    /// says the frequency that was asked for, and does not scale a TSC that is within 250 ppm of it.
+    /// False if the page was changed meanwhile.
+    ///
+    /// An exit from the guest, for each version that a reader is about to accept, and no other.
+    ///
+    /// # Ordering
+    ///
+    /// The version is loaded once more behind the question, so that the word is not that of a TSC from
+    /// after the sample. The note needs no order of its own: the exchange that accepts the version
+    /// follows and is fully ordered, so who loads that state with acquire semantics finds the note, or
+    /// that of another reader. Where all pages agree, or none does, all notes are the same. Where the
+    /// one does and the other does not, one that comes late, from a reader that stood still here, is
+    /// believed of the wrong version until the next one is accepted: of what is left out then, or is
+    /// not, [`HANDOVER_US`] is the bound. 0 in doubt, as on a host that says no frequency: the floor.
+    fn agrees<E>(&self, env: &E, sample: &Sample<P>, last: bool) -> bool
+    where
+        E: Env<Word = W>,
+        E::Page: Page<Params = P>,
+    {
+        let agrees = !env.tsc_is_another(&sample.params);
+        if env.page0().version() != sample.version && !last {
+            return false;
+        }
+        self.agreed.store(u64::from(agrees));
+        true
     }
 
     /// Counts what the host says with a version that is new.
@@ -665,10 +706,14 @@ impl<W: Word, P: Params> Reader<W, P> {
             Some(reading) => {
                 let old = self.accepted(state, |old| {
                     // Asked behind the readings: if the TSC changes only now, there is nothing to
-                    // ask, since they agree.
+                    // ask, since they agree, unless the clock was corrected before. Then the floor
+                    // is lost, which was right. Asked before them, a change behind the question
+                    // would make one that is wrong, of any clock.
                     let ahead = old.since(tsc).wrapping_sub(reading.count) as i64;
-                    !env.second_is_reference()
-                        || ahead <= (AGREE_US * P::PER_US) as i64
+                    ahead <= (AGREE_US * P::PER_US) as i64
+                        // Left out by hand_over().
+                        || ahead > (HANDOVER_US * P::PER_US) as i64
+                        || self.agreed.load() == 0
                         || !env.tsc_is_another(old)
                 });
                 self.hand_over(old, tsc, reading.count);

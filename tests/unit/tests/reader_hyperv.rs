@@ -71,6 +71,8 @@ enum Action {
     Counter(bool),
     /// The host sets its reference time back by what it has drifted, with page and counter.
     Correct(u64),
+    /// The same, and a CPU reads the clock before it and behind it, from its first step to its last.
+    ReadCorrectRead(u64),
 }
 
 /// The reader under test.
@@ -96,6 +98,10 @@ struct Machine {
     exit: Cell<u64>,
     /// Whether the host says the TSC's frequency.
     says_frequency: Cell<bool>,
+    /// By how much, in ppm, it says more than the page.
+    frequency_ppm: Cell<u64>,
+    /// How often it was asked.
+    frequency_reads: Cell<u64>,
     counter_reads: Cell<u64>,
     depth: Cell<u32>,
     given: Cell<u64>,
@@ -120,6 +126,8 @@ impl Machine {
             skew: Cell::new(0),
             exit: Cell::new(0),
             says_frequency: Cell::new(true),
+            frequency_ppm: Cell::new(0),
+            frequency_reads: Cell::new(0),
             counter_reads: Cell::new(0),
             depth: Cell::new(0),
             given: Cell::new(0),
@@ -228,6 +236,13 @@ impl Machine {
                 self.advance(SWITCH);
                 self.now.set(self.now.get() - counts);
                 self.restore();
+            }
+            Action::ReadCorrectRead(counts) => {
+                let script = self.script.take();
+                self.read();
+                self.act(&Action::Correct(counts));
+                self.read();
+                self.script.replace(script);
             }
         }
     }
@@ -392,10 +407,15 @@ impl Env for Cpu<'_> {
     }
 
     fn tsc_is_another(&self, params: &Params) -> bool {
-        self.machine.step();
-        let now = Frequency::new(self.machine.rate.get() * u64::from(COUNT_HZ));
+        let machine = self.machine;
+        machine.step();
+        machine
+            .frequency_reads
+            .set(machine.frequency_reads.get() + 1);
+        let hz = machine.rate.get() * u64::from(COUNT_HZ);
+        let now = Frequency::new(hz + hz / 1_000_000 * machine.frequency_ppm.get());
         let now = now.expect("a TSC's");
-        self.machine.says_frequency.get() && !now.is_of_reference_tsc(params.scale)
+        machine.says_frequency.get() && !now.is_of_reference_tsc(params.scale)
     }
 
     fn relax(&self) {}
@@ -472,6 +492,24 @@ fn retuning() -> impl Strategy<Value = Action> {
         4 => Just(Action::Republish),
         3 => Just(Action::Retune(1)),
     ]
+}
+
+/// A host that does so, and corrects its clock as well.
+fn retuning_and_correcting() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        10 => retuning().prop_map(|action| match action {
+            // Has no clamp, and goes back with the clock.
+            Action::ReadVdso => Action::Read,
+            other => other,
+        }),
+        2 => (1..CORRECTION).prop_map(Action::ReadCorrectRead),
+    ]
+}
+
+/// What the host's word of the frequency is off its page's, in ppm: by less than what is taken for
+/// another one, and by more.
+fn ppm() -> impl Strategy<Value = u64> {
+    prop_oneof![2 => Just(0), 1 => 0..90u64, 2 => 110..250u64]
 }
 
 /// Gives each change of the TSC a rate of its own. What was changed and changed back while nobody
@@ -560,8 +598,10 @@ proptest! {
     /// clamp holds: after a correction, and where a TSC that was changed under the reader looks as
     /// if it were the old one.
     #[test]
-    fn an_honest_host_is_followed(script in honest_script()) {
-        run(script, |machine, reading, before| {
+    fn an_honest_host_is_followed(script in honest_script(), ppm in ppm()) {
+        let machine = Machine::new(script);
+        machine.frequency_ppm.set(ppm);
+        run_on(&machine, |machine, reading, before| {
             let now = machine.now.get();
             if reading.count + 2 * UNIT < before || reading.count > now + HANDOVER_US * US {
                 return Err(format!(
@@ -591,6 +631,23 @@ proptest! {
                     before as i64 - EPOCH as i64,
                     now as i64 - EPOCH as i64
                 ));
+            }
+            Ok(())
+        })?;
+    }
+
+    /// Never back in the kernel either where the clock is corrected besides, as long as somebody has
+    /// read it between the two.
+    #[test]
+    fn a_correction_that_was_read_outlasts_a_change_of_the_tsc(
+        script in script(retuning_and_correcting()),
+        ppm in ppm(),
+    ) {
+        let machine = Machine::new(retuned(script));
+        machine.frequency_ppm.set(ppm);
+        run_on(&machine, |machine, reading, _| {
+            if reading.count > machine.now.get() + HANDOVER_US * US {
+                return Err(format!("{reading:?}"));
             }
             Ok(())
         })?;
@@ -739,6 +796,73 @@ fn a_correction_that_the_counter_shows_is_waited_for() {
         assert_eq!(machine.failure.take(), None);
         machine.close();
     }
+}
+
+/// The same on a host that says another frequency than its page's, of one and the same TSC.
+#[test]
+fn a_frequency_that_was_never_the_pages_is_not_of_another_tsc() {
+    for ppm in [0, 50, 99, 101, 150, 240] {
+        for is_known in [true, false] {
+            let machine = Machine::new(Vec::new());
+            machine.frequency_ppm.set(ppm);
+            if is_known {
+                // What is known was compared, so only a host that agrees comes by here.
+                let (version, params) = (machine.sequence.get(), machine.params.get());
+                let is_accepted = ppm <= 100;
+                machine.reader().begin_with(version, &params, is_accepted);
+            }
+            let last = machine.read().count;
+            machine.advance(2 * GRACE_US * US);
+            let last = last.max(machine.read().count);
+            assert_eq!(machine.reader().standing(), Standing::Accepted);
+            machine.act(&Action::Correct(5 * PLAUSIBLE_US * US));
+            machine.act(&Action::Withdraw(false));
+            let held = machine.read();
+            assert!(held.count >= last && held.tsc.is_none(), "{ppm} ppm");
+            assert_eq!(machine.failure.take(), None, "{ppm} ppm");
+            machine.close();
+        }
+    }
+}
+
+/// And a host that agreed is asked of a page that is known by other means as well.
+#[test]
+fn what_is_known_agrees_with_the_frequency() {
+    let machine = Machine::new(Vec::new());
+    let (version, params) = (machine.sequence.get(), machine.params.get());
+    machine.reader().begin_with(version, &params, true);
+    machine.act(&Action::Retune(3));
+    machine.advance(1000 * US);
+    assert_eq!(machine.read().count, counted(machine.now.get() / UNIT));
+    machine.close();
+}
+
+/// An exit for each page that is accepted, and one where the page is away and the floor ahead, but
+/// not too far.
+#[test]
+fn the_frequency_is_asked_where_it_matters() {
+    let machine = machine();
+    let asked = |machine: &Machine| machine.frequency_reads.take();
+    assert_eq!(asked(&machine), 1, "the first one");
+    machine.act(&Action::Restore);
+    machine.read();
+    assert_eq!(asked(&machine), 1, "the next one");
+    for (ahead, expected) in [(0, 0), (5 * PLAUSIBLE_US, 1), (2 * HANDOVER_US, 0)] {
+        machine.act(&Action::Correct(ahead * US));
+        machine.act(&Action::Withdraw(false));
+        machine.advance(2 * UNIT);
+        machine.read();
+        assert_eq!(asked(&machine), expected, "{ahead} us ahead");
+        machine.advance(2 * HANDOVER_US * US);
+        machine.act(&Action::Restore);
+        machine.read();
+        assert_eq!(asked(&machine), 0, "in its grace");
+        machine.advance(2 * GRACE_US * US);
+        machine.read();
+        assert_eq!(machine.reader().standing(), Standing::Accepted);
+        assert_eq!(asked(&machine), 1, "behind it");
+    }
+    machine.close();
 }
 
 #[test]
