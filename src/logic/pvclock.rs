@@ -198,9 +198,11 @@ impl page::Params for Params {
         self.validate()
     }
 
-    /// By multiplier and shift, to the last bit. KVM makes both of the TSC's frequency in kHz and of
-    /// the ratio by which the guest's is scaled (`kvm_guest_time_update()`), in the same way each
-    /// time, so they stay as long as these do; timestamp and time are new with each update.
+    /// By multiplier and shift, to the last bit. KVM makes both of what it takes for the TSC's
+    /// frequency, in kHz, and of the ratio by which the guest's is scaled (`kvm_guest_time_update()`),
+    /// in the same way each time, so they stay as long as these do; timestamp and time are new with
+    /// each update. Another host that has measured the same frequency as another kHz counts as
+    /// another TSC.
     #[inline]
     fn same_tsc(&self, other: &Self) -> bool {
         self.mul == other.mul && self.shift == other.shift

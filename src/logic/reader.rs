@@ -32,8 +32,8 @@
 //! looks again. While a version is rejected every count goes through the clamp, and is of a TSC that
 //! was read before page 0 changed again. Who takes an accepted version away first raises the clamp
 //! to what the version gives by then, from the [`Snapshot`] of it, since fast readers left no trace
-//! there. That is worth something only [by the same TSC](Params::same_tsc): a version of another one
-//! is compared with nothing, and nothing is handed over to it.
+//! there. That is worth something only [by the same TSC](Params::same_tsc): a version of what the host
+//! takes for another one is not compared with the version before, and nothing is handed over to it.
 //!
 //! A page that is good again goes through the clamp for another [`GRACE_US`] before its version is
 //! accepted. That outlasts the readers that stand still with a count of the world before: what
@@ -413,17 +413,21 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// by what the old parameters give at the TSC of the sample, which is worth something only as
     /// long as that is [the TSC](Params::same_tsc) of which they are. Where the host has changed its
     /// frequency, what they give is off by what the two rates differ over the time since, whatever
-    /// the TSC's value was then; the new version is then accepted as if there had been none.
+    /// the TSC's value was then; the new version is then accepted as if there had been none. So is one
+    /// of a host that has merely measured the same frequency anew.
     ///
     /// # Ordering
     ///
     /// Neither case needs the grace. That is for readers that stand still with a count which may be
     /// ahead of the page, and a count is ahead only if it came out of the clamp; while a version is
-    /// accepted nobody takes one from there, and who took one before has been waited for. So whoever
-    /// stands still has a count of the old page by the old TSC, from before the host took all vCPUs
-    /// out of the guest in order to change it; and the new page gives no less by the new TSC, by the
-    /// host's word that its clock does not step back. Where a host breaks that there is nothing
-    /// to tell it by.
+    /// accepted nobody takes one from there, but in the last attempt, and who took one before has
+    /// been waited for. So, provided that the host rewrites page 0 before any vCPU runs by the new TSC,
+    /// whoever stands still has a count of the old page by the old TSC, from before the host took all
+    /// vCPUs out of the guest in order to change it; and the new page gives no less by the new TSC, by
+    /// the host's word that its clock does not step back. Where a host breaks that there is nothing
+    /// to tell it by. One that corrects its clock back and then changes the TSC, before a reader of the
+    /// correction is through, has time go back by the correction: that reader's floor may be in the
+    /// clamp by then, and the version is accepted beside it.
     ///
     /// The sample was taken with the new version before and behind it, so its TSC is of the new
     /// frequency; a reader with a sample of the old version finds that version accepted, or the
@@ -636,8 +640,8 @@ impl<W: Word, P: Params> Reader<W, P> {
     /// `old` is what the accepted version says, as far as that is of the TSC of now, and `count` what
     /// the new world gives at about `tsc`. A TSC that has changed its frequency makes of the old
     /// parameters a time that was given to nobody, and that may be near by: then there is no floor,
-    /// and none is needed, since what was given is from before the change, and the new world's times
-    /// from after it.
+    /// and none is needed where the clock was not corrected as well, since what was given is from
+    /// before the change, and the new world's times from after it.
     fn hand_over(&self, old: Option<P>, tsc: u64, count: u64) {
         if let Some(old) = old.filter(|params| params.validate_at(tsc).is_ok()) {
             let floor = old.since(tsc);

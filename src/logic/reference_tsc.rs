@@ -123,7 +123,8 @@ impl page::Params for Params {
         Ok(())
     }
 
-    /// By the scale, to the last bit: a host makes it of the TSC's frequency alone.
+    /// By the scale, to the last bit: a host makes it of what it takes for the TSC's frequency, and
+    /// of nothing else.
     #[inline]
     fn same_tsc(&self, other: &Self) -> bool {
         self.scale == other.scale
