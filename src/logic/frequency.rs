@@ -87,11 +87,11 @@ impl Frequency {
     ///
     /// [`Refused::Contradiction`] if the scale is of another frequency than `self`.
     pub fn refine(self, scale: u64) -> Result<Self, Refused> {
-        if !self.is_of_reference_tsc(scale) {
+        let product = self.times(scale);
+        let off = REFERENCE_TSC_HZ.abs_diff(product);
+        if off > REFERENCE_TSC_TOLERANCE {
             return Err(Refused::Contradiction);
         }
-        let product = u128::from(self.hz) * u128::from(scale);
-        let off = REFERENCE_TSC_HZ.abs_diff(product);
         // So the scale is above 2^50, and the difference below 2^75: both keep 18 bits and more.
         let correction = ((off >> 32) as u64).checked_div(scale >> 32).unwrap_or(0);
         Self::new(if product > REFERENCE_TSC_HZ {
@@ -104,9 +104,12 @@ impl Frequency {
     /// Whether a reference TSC page's scale is of this frequency, to 100 ppm. Does not divide: the
     /// readers call it.
     pub fn is_of_reference_tsc(self, scale: u64) -> bool {
-        // At most 2^37 * 2^64.
-        let product = u128::from(self.hz) * u128::from(scale);
-        REFERENCE_TSC_HZ.abs_diff(product) <= REFERENCE_TSC_TOLERANCE
+        REFERENCE_TSC_HZ.abs_diff(self.times(scale)) <= REFERENCE_TSC_TOLERANCE
+    }
+
+    /// What a second comes to by a scale, at most 2^37 * 2^64.
+    fn times(self, scale: u64) -> u128 {
+        u128::from(self.hz) * u128::from(scale)
     }
 
     /// That of a pvclock's multiplier and shift.

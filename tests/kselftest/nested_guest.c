@@ -38,7 +38,7 @@
 
 static struct nested_page *page;
 /* What readers have counted that are no more, and the one that there is while vCPU 0 rests. */
-static struct nested_count before[NESTED_PATHS];
+static struct nested_count earlier[NESTED_PATHS];
 static atomic_bool hammer_rests;
 
 static void fail(const char *what, int err)
@@ -191,11 +191,11 @@ static void *lone_main(void *arg)
 		for (path = 0; path < NESTED_PATHS; path++) {
 			now = path == NESTED_VDSO ? vdso_ns(CLOCK_MONOTONIC) :
 						    syscall_ns(CLOCK_MONOTONIC);
-			atomic_fetch_add(&before[path].reads, 1);
+			atomic_fetch_add(&earlier[path].reads, 1);
 			if (now < last) {
-				atomic_fetch_add(&before[path].backward, 1);
-				if (last - now > atomic_load(&before[path].worst_ns))
-					atomic_store(&before[path].worst_ns, last - now);
+				atomic_fetch_add(&earlier[path].backward, 1);
+				if (last - now > atomic_load(&earlier[path].worst_ns))
+					atomic_store(&earlier[path].worst_ns, last - now);
 			}
 			last = now;
 		}
@@ -228,9 +228,9 @@ static struct nested_count counted(const struct readers *readers, int path)
 
 	if (readers)
 		count = readers_count(readers, path, -1);
-	sum.reads = count.reads + atomic_load(&before[path].reads);
-	sum.backward = count.backward + atomic_load(&before[path].backward);
-	sum.worst_ns = atomic_load(&before[path].worst_ns);
+	sum.reads = count.reads + atomic_load(&earlier[path].reads);
+	sum.backward = count.backward + atomic_load(&earlier[path].backward);
+	sum.worst_ns = atomic_load(&earlier[path].worst_ns);
 	if (count.worst_ns > sum.worst_ns)
 		sum.worst_ns = count.worst_ns;
 	return sum;
@@ -248,7 +248,7 @@ static struct readers *rest(struct readers *readers)
 	if (readers) {
 		readers_stop(readers);
 		for (path = 0; path < NESTED_PATHS; path++)
-			before[path] = counted(readers, path);
+			earlier[path] = counted(readers, path);
 		readers_free(readers);
 		readers = NULL;
 		while (!atomic_load(&hammer_rests))

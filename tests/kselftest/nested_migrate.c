@@ -61,6 +61,8 @@ static const struct phase phases[] = {
 
 /* Of this machine's TSC. */
 static __u64 khz_now;
+/* L2's clock, since a migration in which L1 had no page to go by. */
+static bool inexact_now;
 
 static const struct phase control = { .name = "control", .percent = 100 };
 
@@ -76,7 +78,7 @@ struct tally {
 struct found {
 	unsigned int done, judged, wide, over;
 	unsigned int by_counter;	/* not judged, as L1 had no page to go by */
-	bool inexact;			/* L2's clock, since the last of those */
+	bool begun;			/* first is known */
 	__s64 low, high;		/* of all steps */
 	__s64 worst;			/* of what is sure of a step */
 	double allowed;			/* the rate error, ns */
@@ -187,8 +189,10 @@ static bool migrate(struct nested *guest, const struct phase *phase, struct foun
 
 	by_counter = churn ? status_number("migrations_by_counter") : 0;
 	before = nested_track(guest, path, khz_now);
-	if (!f->done)
+	if (!f->begun && !inexact_now) {
 		f->first = before;
+		f->begun = true;
+	}
 	asked = ruler_ns();
 	if (!churn) {
 		khz = LEAST_KHZ + below(MOST_KHZ - LEAST_KHZ + 1);
@@ -220,11 +224,11 @@ static bool migrate(struct nested *guest, const struct phase *phase, struct foun
 	 * there, and L2's with the next master clock, that of the next migration.
 	 */
 	inexact = churn && status_number("migrations_by_counter") != by_counter;
-	if (inexact || f->inexact)
+	if (inexact || inexact_now)
 		f->by_counter++;
 	else
 		judge(f, before, after, drift, khz, phase);
-	f->inexact = inexact;
+	inexact_now = inexact;
 	if (narrow(after) && !inexact)
 		f->last = after;
 	f->done++;
@@ -309,7 +313,8 @@ static void result_distance(const struct phase *phase, unsigned int loops, const
 {
 	struct range total = range_less(f->last, f->first);
 	__s64 more = at_least(total) - (__s64)f->allowed;
-	bool enough = f->done == loops && f->judged >= loops * NARROW_PERCENT / 100;
+	bool enough = f->done == loops && f->begun &&
+		      f->judged >= loops * NARROW_PERCENT / 100;
 
 	ksft_print_msg("%s: %u migrations, acknowledged in %llu us at most; L2's clock in each %lld to %lld ns, %u not judged, another %u by the counter; in all %lld to %lld ns, rate error %.0f\n",
 		       phase->name, f->done, f->slowest / 1000, f->judged ? f->low : 0,

@@ -215,26 +215,27 @@ static __s64 reference_at(__u64 tsc, __u64 khz)
 struct range nested_track(struct nested *guest, enum nested_path path, __u64 khz)
 {
 	static __u32 number;
-	struct range r = { .low = INT64_MIN / 2, .high = INT64_MAX / 2,
-			   .at = ruler_read().ref_ns };
+	const struct range unknown = { .low = INT64_MIN / 2, .high = INT64_MAX / 2,
+				       .at = ruler_read().ref_ns };
 	struct nested_page *page = guest->page;
 	int i;
 
 	for (i = 0; i < TRIES; i++) {
+		struct range r;
 		__u32 generation = ruler_generation(), request = ++number << 1 | path;
 		__u64 start = ruler_ns(), offset, before, after;
 
 		atomic_store(&page->request, request);
 		while (atomic_load(&page->answer) != request) {
 			if (ruler_ns() - start > ANSWER_NS)
-				return r;
+				return unknown;
 			sleep_ns(POLL_NS);
 		}
 		before = atomic_load(&page->tsc_before);
 		after = atomic_load(&page->tsc_after);
 		/* Behind the answer: by then the vCPU has the offset that it has answered with. */
 		if (!tsc_offset(guest->pid, &offset))
-			return r;
+			return unknown;
 		r.at = reference_at(before - offset, khz);
 		r.low = (__s64)(atomic_load(&page->ns) - reference_at(after - offset, khz)) -
 			ROUNDING_NS;
@@ -243,5 +244,5 @@ struct range nested_track(struct nested *guest, enum nested_path path, __u64 khz
 		if (ruler_generation() == generation)
 			return r;
 	}
-	return (struct range){ .low = INT64_MIN / 2, .high = INT64_MAX / 2, .at = r.at };
+	return unknown;
 }
