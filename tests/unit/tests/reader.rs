@@ -763,6 +763,58 @@ fn the_unstable_world_begins_where_the_stable_one_ended() {
     done(&machine);
 }
 
+/// Wherever it is that one reader overtakes the other.
+#[test]
+fn readers_that_overtake_one_another_do_not_put_off_the_end_of_the_grace() {
+    let mut clamped = 0;
+    for steps in 0..40 {
+        let machine = accepted();
+        machine.act(&Action::Odd(0));
+        machine.read(0);
+        machine.act(&Action::Stable(0));
+        for _ in 0..2 * GRACE_US / 100 {
+            machine.act(&Action::Advance(100_000));
+            let overtaken = [(steps, Action::Advance(1000)), (0, Action::Read(2))];
+            machine.script.borrow_mut().extend(overtaken);
+            machine.read(1);
+            machine.script.borrow_mut().clear();
+        }
+        assert!(is_fast(&machine), "overtaken after {steps} steps");
+        clamped += machine.counted(Event::Clamped);
+        done(&machine);
+    }
+    assert!(clamped > 0, "nobody was overtaken");
+}
+
+/// A reader that stands still with the time of its own page raises the clamp by that after another
+/// one has begun the grace; wherever it is that it stands.
+#[test]
+fn a_clamp_that_is_ahead_of_the_page_has_the_grace_begin_anew() {
+    const AHEAD: u64 = 3 * GRACE_NS;
+    let mut late = 0;
+    for steps in 0.. {
+        let machine = accepted();
+        machine.act(&Action::Unstable([0, AHEAD, 0]));
+        let good = [(steps, Action::Stable(0)), (0, Action::Read(2))];
+        machine.script.borrow_mut().extend(good);
+        let held = machine.read(1).tsc.is_none();
+        if !machine.script.take().is_empty() {
+            break;
+        }
+        machine.act(&Action::Advance(AHEAD));
+        machine.read(2);
+        if held {
+            late += 1;
+            assert!(!is_fast(&machine), "late by {steps} steps");
+        }
+        machine.act(&Action::Advance(2 * GRACE_NS));
+        machine.read(2);
+        assert!(is_fast(&machine));
+        done(&machine);
+    }
+    assert!(late > 0, "nobody was late");
+}
+
 /// By the old parameters the new TSC would be ahead, by little.
 #[test]
 fn a_page_of_another_tsc_is_accepted_at_once() {
