@@ -104,7 +104,7 @@ static char *map_ram(void)
 	return ram == MAP_FAILED ? NULL : ram;
 }
 
-int nested_start(struct nested *guest, const char *clocksource)
+int nested_start(struct nested *guest, const char *clocksource, const char *interface)
 {
 	__u64 magic = word(), start;
 	char words[128];
@@ -126,7 +126,7 @@ int nested_start(struct nested *guest, const char *clocksource)
 		return -errno;
 	if (!guest->pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		execl(LAUNCHER, LAUNCHER, RAM_FILE, LOG_FILE, words, NULL);
+		execl(LAUNCHER, LAUNCHER, RAM_FILE, LOG_FILE, words, interface, NULL);
 		_exit(127);
 	}
 	start = ruler_ns();

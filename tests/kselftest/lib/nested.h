@@ -74,10 +74,11 @@ struct nested {
 #define NESTED_ANSWERING	1
 
 /*
- * Starts one on this machine's KVM, with the clocksource that it shall use, and waits until its
- * program runs. 0, or -errno with the reason printed as a diagnostic.
+ * Starts one on this machine's KVM, with the clocksource that it shall use, by the interface "kvm"
+ * or "hyperv", and waits until its program runs. 0, or -errno with the reason printed as a
+ * diagnostic.
  */
-int nested_start(struct nested *guest, const char *clocksource);
+int nested_start(struct nested *guest, const char *clocksource, const char *interface);
 void nested_stop(struct nested *guest);
 /* False, with the reason printed, if it has ended or its program has. */
 bool nested_alive(const struct nested *guest);

@@ -5,7 +5,7 @@
 //! An image is named after what is in it, so that it is built once and found again, and not compressed:
 //! unpacking would be done by the emulated CPU.
 
-use super::{Flavour, Task, guest_args};
+use super::{Flavour, HYPERV_CLOCK, Task, guest_args};
 use crate::setup::Artifacts;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -351,17 +351,25 @@ pub fn nested(
     image.build(dir, "nested")
 }
 
-/// Starts the guest's guest: with its memory in one file, its console in another, and more words on its kernel's
-/// command line.
+/// Starts the guest's guest: with its memory in one file, its console in another, more words on its kernel's
+/// command line, and by the name of the interface that it finds its clock by.
 fn nested_launcher(args: &[String]) -> String {
     let mut words: Vec<String> = args.iter().map(|a| quote(a)).collect();
     let after = |option: &str| args.iter().position(|a| a == option).map(|at| at + 1);
-    if let Some(at) = after("-append") {
-        words[at] += "\" $3\"";
+    for (option, more) in [("-append", "\" $3\""), ("-cpu", "\"$interface\"")] {
+        if let Some(at) = after(option) {
+            words[at] += more;
+        }
     }
     let size = after("-m").map_or("", |at| args[at].as_str());
     format!(
-        "#!/bin/sh\nexec qemu-system-x86_64 {} \\\n\
+        "#!/bin/sh\n\
+         case $4 in\n\
+         kvm) interface= ;;\n\
+         hyperv) interface={HYPERV_CLOCK} ;;\n\
+         *) echo \"$0: expected kvm or hyperv, got '$4'\" >&2; exit 2 ;;\n\
+         esac\n\
+         exec qemu-system-x86_64 {} \\\n\
          \t-object memory-backend-file,id=ram,size={size}M,share=on,mem-path=\"$1\" \\\n\
          \t-name l2,debug-threads=on -machine memory-backend=ram \\\n\
          \t-chardev file,id=console,path=\"$2\" -serial chardev:console\n",

@@ -36,6 +36,10 @@ macro_rules! hyperv_flags {
     };
 }
 
+/// Of that, what the clock of the guest's guest consists of, and the frequency of its TSC. No reenlightenment: KVM
+/// takes the guest's word that it wants to be told, leaves its page alone from then on, and tells it nothing.
+pub const HYPERV_CLOCK: &str = ",kvm=off,hv-relaxed,hv-time,hv-vpindex,hv-frequencies";
+
 impl Host {
     /// `-cpu` of the QEMU that runs L2.
     fn cpu(self) -> &'static str {
