@@ -20,7 +20,7 @@
 /* As many rounds without a migration before, for the timers to be compared with. */
 #define DRY			100
 #define RATE_NS			(NSEC_PER_SEC)
-/* The driver's poll, POLL_MS in src/control.rs. */
+/* The driver's poll, POLL_MS in src/control/mod.rs. */
 #define POLL_NS			25000000
 #define SWITCH_SECONDS		10
 /* NTP's rate is measured to that: two brackets of a microsecond in a second. */
