@@ -196,7 +196,6 @@ impl<B: Backend> Control<B> {
 
     /// Looks from mode `page` or `msr`, and notes what mode `tsc` will begin with.
     fn look_first(&self, state: &mut State<ParamsOf<B>>, ground: &mut Ground) {
-        let backend = &self.clock.backend;
         state.frequency = None;
         state.version = NO_VERSION;
         let frequency = if self.has_page() {
@@ -215,21 +214,9 @@ impl<B: Backend> Control<B> {
             };
             ground.is_stable = self.clock.trusts(&sample.params);
             state.version = u64::from(sample.version);
-            // While a change waits, the MSR is that of the TSC that is to come.
-            let other = if self.is_pending(state) {
-                None
-            } else {
-                backend.frequency()
-            };
-            Frequency::checked(sample.params.frequency(), other)
+            Frequency::checked(sample.params.frequency(), self.told(state))
         } else {
-            // Asked after it was read: what comes later waits for the mutex that is held here.
-            let told = backend.frequency().unwrap_or(Err(Refused::Unknown));
-            if self.is_pending(state) {
-                Err(Refused::Unknown)
-            } else {
-                told
-            }
+            self.told(state).unwrap_or(Err(Refused::Unknown))
         };
         match frequency {
             Ok(frequency) => state.frequency = Some(frequency),
@@ -257,18 +244,20 @@ impl<B: Backend> Control<B> {
             return;
         }
         let page = match self.sample_patiently() {
+            // It may take a busy host some ms to write it after a change.
+            None if state.is_unverified && !core::mem::replace(&mut state.was_missed, true) => {
+                return;
+            }
             None => PageState::Withdrawn,
             Some(sample) => match self.compare(state, &sample) {
                 // The next look tells.
                 Ok(None) => return,
                 Ok(Some(anchor)) => {
                     ground.is_stable = self.clock.trusts(&sample.params);
-                    if state.is_unverified && !self.is_pending(state) {
-                        ground.frequency = Frequency::checked(
-                            sample.params.frequency(),
-                            self.clock.backend.frequency(),
-                        )
-                        .map(|_| ());
+                    if state.is_unverified {
+                        ground.frequency =
+                            Frequency::checked(sample.params.frequency(), self.told(state))
+                                .map(|_| ());
                     }
                     state.anchor = Some(anchor);
                     state.version = u64::from(sample.version);
@@ -283,6 +272,16 @@ impl<B: Backend> Control<B> {
         if !self.is_pending(state) {
             ground.page = page;
         }
+    }
+
+    /// What the host says of the TSC's frequency beside its page; `None` where it does not, and while a
+    /// change waits, since then that is the frequency of the TSC that is to come.
+    ///
+    /// Whether one waits is asked behind it. One that comes only then is not in it, and one that was
+    /// there is still: to be acknowledged it waits for the mutex that is held here.
+    fn told(&self, state: &State<ParamsOf<B>>) -> Option<Result<Frequency, Refused>> {
+        let told = self.clock.backend.frequency();
+        told.filter(|_| !self.is_pending(state))
     }
 
     /// Whether a change of the TSC waits for the acknowledgement.

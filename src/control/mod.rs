@@ -130,6 +130,8 @@ struct State<P> {
     version: u64,
     /// In mode `tsc`: whether the page is still to be compared with the counter.
     is_unverified: bool,
+    /// Whether there was none at the first look after a change.
+    was_missed: bool,
     /// Since when the page has been good at each look, in us.
     page_good: Option<u64>,
     /// How often timekeeping had been resumed by then.
@@ -253,6 +255,7 @@ impl<B: Backend> Control<B> {
                     frequency: None,
                     version: NO_VERSION,
                     is_unverified: false,
+                    was_missed: false,
                     page_good: None,
                     page_resumed: 0,
                     next_slow: 0,

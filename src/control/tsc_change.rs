@@ -161,6 +161,7 @@ impl<B: Backend> Control<B> {
         state.frequency = Some(changed.frequency);
         state.version = changed.version;
         state.is_unverified = true;
+        state.was_missed = false;
         state.next_slow = 0;
         Ok(())
     }
