@@ -433,11 +433,11 @@ static void tsc_facts(void)
 		return;
 	}
 
-	before = rdtsc_ordered();
 	step = step_undisturbed(cpu, MSR_IA32_TSC_ADJUST, saved);
 	fact(true, step.adjust == saved + TSC_STEP, "tsc.adjust.reads_back");
 	fact(true, is_moved(&step), "tsc.adjust.write_moves_the_tsc");
 
+	before = rdtsc_ordered();
 	step = step_undisturbed(cpu, MSR_IA32_TSC, saved);
 	fact(true, is_moved(&step), "tsc.write_moves_the_tsc");
 	fact(true, adjust_follows(&step, saved), "tsc.write_moves_tsc_adjust");
