@@ -6,7 +6,8 @@ use super::{
     Control,
     ParamsOf,
     State,
-    NO_VERSION, //
+    NO_VERSION,
+    SLOW_POLL_US, //
 };
 use crate::{
     abstractions::{
@@ -54,9 +55,6 @@ use kernel::time::{
     Monotonic, //
 };
 
-/// How often what costs an exit is looked at, in us.
-pub(super) const SLOW_POLL_US: u64 = 1_000_000;
-
 /// How often a page is looked at, with a pause in between.
 const TRIES: u32 = 16;
 
@@ -68,6 +66,10 @@ const COMPARE_TRIES: u32 = 4;
 const SETTLE_TRIES: u32 = 20;
 const SETTLE_US: i64 = 50;
 const SETTLED_US: i64 = SETTLE_TRIES as i64 * SETTLE_US;
+
+/// How long a page that is not there after a change of the TSC is not taken for withdrawn, in us: a
+/// busy host may take some ms to write it. Less than [`super::POLL_MS`], so the next poll decides.
+const LATE_US: u64 = 15_000;
 
 /// By how much a frequency may change with a page that was rewritten and means the same TSC: in
 /// parts of it, 1 ppm. Hosts round when they compute a page.
@@ -165,6 +167,12 @@ impl<B: Backend> Control<B> {
         if ground.guarantee.is_err() {
             return ground;
         }
+        if now >= state.next_slow {
+            state.next_slow = now + SLOW_POLL_US;
+            // A notification that was lost is found by that, in any mode: without a page, which the
+            // host may hold back until the change is acknowledged, nothing else asks.
+            self.is_pending(state);
+        }
         if !state.machine.wants_tsc() {
             self.tscs.hear(self.word(ground.guarantee));
             return ground;
@@ -231,11 +239,6 @@ impl<B: Backend> Control<B> {
             ground.page = PageState::Changed;
             return;
         }
-        if now >= state.next_slow {
-            state.next_slow = now + SLOW_POLL_US;
-            // A notification that was lost is found by that.
-            self.is_pending(state);
-        }
         if !self.has_page() {
             return;
         }
@@ -244,8 +247,9 @@ impl<B: Backend> Control<B> {
             return;
         }
         let page = match self.sample_patiently() {
-            // It may take a busy host some ms to write it after a change.
-            None if state.is_unverified && !core::mem::replace(&mut state.was_missed, true) => {
+            None if state.is_unverified
+                && now.saturating_sub(*state.page_missed.get_or_insert(now)) < LATE_US =>
+            {
                 return;
             }
             None => PageState::Withdrawn,
@@ -262,6 +266,7 @@ impl<B: Backend> Control<B> {
                     state.anchor = Some(anchor);
                     state.version = u64::from(sample.version);
                     state.is_unverified = false;
+                    state.page_missed = None;
                     return;
                 }
                 Err(page) => page,

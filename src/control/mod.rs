@@ -84,6 +84,9 @@ const POLL_MS: u32 = 25;
 /// The same where there is nothing to leave. Each look may cost some exits.
 const IDLE_POLL_MS: u32 = 50;
 
+/// How often is asked, in any mode, what costs an exit, in us.
+const SLOW_POLL_US: u64 = 1_000_000;
+
 /// How far the clock may be off its reference before that is made good: 100 ns, what a host's page is
 /// off by itself. What the clock is ahead it stands still for, so each time by no more than the
 /// update takes.
@@ -130,8 +133,8 @@ struct State<P> {
     version: u64,
     /// In mode `tsc`: whether the page is still to be compared with the counter.
     is_unverified: bool,
-    /// Whether there was none at the first look after a change.
-    was_missed: bool,
+    /// Since when it has not been there at any look after a change, in us.
+    page_missed: Option<u64>,
     /// Since when the page has been good at each look, in us.
     page_good: Option<u64>,
     /// How often timekeeping had been resumed by then.
@@ -255,7 +258,7 @@ impl<B: Backend> Control<B> {
                     frequency: None,
                     version: NO_VERSION,
                     is_unverified: false,
-                    was_missed: false,
+                    page_missed: None,
                     page_good: None,
                     page_resumed: 0,
                     next_slow: 0,

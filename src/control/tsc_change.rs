@@ -47,7 +47,8 @@ use kernel::{
     sync::Arc, //
 };
 
-/// When to look after a change of the TSC, in ms: it takes a host less to have the page valid again.
+/// When to look after a change of the TSC, in ms: as a rule it takes a host less to have the page
+/// valid again.
 const SETTLE_MS: u32 = 2;
 
 /// A second by the time for which the readers are kept waiting for a page: 100 us.
@@ -161,7 +162,9 @@ impl<B: Backend> Control<B> {
         state.frequency = Some(changed.frequency);
         state.version = changed.version;
         state.is_unverified = true;
-        state.was_missed = false;
+        if state.version != NO_VERSION {
+            state.page_missed = None;
+        }
         state.next_slow = 0;
         Ok(())
     }

@@ -3,11 +3,11 @@
 //! The updates of the clocksource by which a mode is entered or left, or the clock is corrected.
 
 use super::{
-    ground::SLOW_POLL_US,
     Control,
     ParamsOf,
     State,
-    NO_VERSION, //
+    NO_VERSION,
+    SLOW_POLL_US, //
 };
 use crate::{
     abstractions::{
@@ -85,6 +85,7 @@ impl<B: Backend> Control<B> {
         state.vdso = VdsoClockMode::Tsc;
         state.resumed = resumed;
         state.is_unverified = false;
+        state.page_missed = None;
         state.next_slow = self.now() + SLOW_POLL_US;
         Ok(())
     }

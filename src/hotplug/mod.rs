@@ -163,7 +163,7 @@ pub(crate) struct Tscs<B: Backend> {
     /// Odd while the TSC of all CPUs changes.
     changes: AtomicWord,
     check: Check<AtomicWord>,
-    /// What the control CPU has to know: the ticket, and above it what [`Session`] has.
+    /// What the control CPU has to know: the ticket, and above it what [`session::Session`] has.
     session: AtomicWord,
     /// Not 0 while the clock reads the TSC, or is about to.
     is_read: AtomicWord,

@@ -16,10 +16,7 @@ use super::{
 use crate::{
     abstractions::{
         cpu,
-        cpu::{
-            HotplugReadGuard,
-            Pinned, //
-        },
+        cpu::Pinned,
         tsc,
         tsc_adjust::move_deadline,
         word::AtomicWord, //
@@ -200,21 +197,6 @@ impl<B: Backend> Tscs<B> {
     pub(super) fn look_at(&self, cpu: CpuId, resume: bool) {
         if let Some(record) = self.record(cpu).filter(|record| record.is(UP)) {
             let _ = cpu::on(cpu, || self.look(&Pinned::new(), record, resume));
-        }
-    }
-
-    /// Looks at all CPUs after a suspend: what they were set to may be gone with the power.
-    ///
-    /// Context: may sleep.
-    pub(crate) fn resume(&self) {
-        let _work = self.work.lock();
-        let guard = HotplugReadGuard::new();
-        if self.clock.boot_cpu_restored() {
-            self.counts.restores.increment();
-            pr_warn!("CPU0: TSC_ADJUST was not 0 after the suspend, restored\n");
-        }
-        for cpu in guard.online() {
-            self.look_at(cpu, true);
         }
     }
 }

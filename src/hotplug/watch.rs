@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The look once a second.
+//! The look once a second, and the one after a suspend.
 
 use super::{
     record::{
@@ -32,6 +32,7 @@ use crate::{
 };
 use kernel::{
     cpu::CpuId,
+    prelude::*,
     sync::Arc, //
 };
 
@@ -72,6 +73,21 @@ impl<B: Backend> periodic::Task for Arc<Tscs<B>> {
 }
 
 impl<B: Backend> Tscs<B> {
+    /// Looks at all CPUs after a suspend: what they were set to may be gone with the power.
+    ///
+    /// Context: may sleep.
+    pub(crate) fn resume(&self) {
+        let _work = self.work.lock();
+        let guard = HotplugReadGuard::new();
+        if self.clock.boot_cpu_restored() {
+            self.counts.restores.increment();
+            pr_warn!("CPU0: TSC_ADJUST was not 0 after the suspend, restored\n");
+        }
+        for cpu in guard.online() {
+            self.look_at(cpu, true);
+        }
+    }
+
     /// Compares the TSC of a CPU that has been found in step once more, by what a call takes: this is
     /// the watchdog of a TSC that is not reliable.
     ///
