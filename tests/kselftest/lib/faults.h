@@ -42,8 +42,6 @@ struct fault {
 	unsigned int switches;
 	/* ... though not before the host is healed. */
 	bool after_heal;
-	/* Nobody hears of it who does not ask. */
-	bool unheard;
 	/* The page says what is not so: who reads it and nothing else is wrong, and cannot know. */
 	bool lie;
 	/* ... so that the kernel dies of its own sched_clock(), which reads it: when asked for. */
@@ -104,8 +102,6 @@ static bool one(const struct fault *fault, const struct everybody *e, play_fn sp
 {
 	__u64 stepped = backward(e), start, last, now, left = 0, taken = 0;
 	__u32 generation = ruler_generation();
-	/* Nothing that mode page reads waits for a notification to be found again. */
-	unsigned int switches = tsc || !fault->unheard ? fault->switches : 0;
 	bool right = true, was_away = false;
 	char mode[32];
 	size_t i;
@@ -134,16 +130,16 @@ static bool one(const struct fault *fault, const struct everybody *e, play_fn sp
 			taken += now - last - 2 * TURN_NS;
 		last = now;
 	}
-	if (!fault->after_heal && switches &&
-	    !wait_for_switch(generation + switches - 1, FOUND_SECONDS)) {
-		ksft_print_msg("expected %u switches in %d s, seen %d\n", switches,
+	if (!fault->after_heal && fault->switches &&
+	    !wait_for_switch(generation + fault->switches - 1, FOUND_SECONDS)) {
+		ksft_print_msg("expected %u switches in %d s, seen %d\n", fault->switches,
 			       FOUND_SECONDS, (int)(ruler_generation() - generation));
 		right = false;
 	}
 	must("heal");
-	if (fault->after_heal && switches &&
-	    !wait_for_switch(generation + switches - 1, FOUND_SECONDS)) {
-		ksft_print_msg("healed: expected %u switches in %d s, seen %d\n", switches,
+	if (fault->after_heal && fault->switches &&
+	    !wait_for_switch(generation + fault->switches - 1, FOUND_SECONDS)) {
+		ksft_print_msg("healed: expected %u switches in %d s, seen %d\n", fault->switches,
 			       FOUND_SECONDS, (int)(ruler_generation() - generation));
 		right = false;
 	}
