@@ -461,11 +461,10 @@ impl<W: Word, P: Params> Reader<W, P> {
             }
             let clamped = self.clamped_under(env, state, reading, last)?;
             if clamped != reading {
-                // By a reader that has overtaken this one: the page has passed by now what was given.
-                // Or by what the page has not reached yet, and the grace is to be counted from there.
-                if sample.params.since(env.tsc()) < clamped.count {
-                    self.good_since.store(0);
-                }
+                // Also where another reader of the page has merely overtaken this one, which cannot be
+                // told from one that went by the second source under the same version, ahead of
+                // the page: that is nothing to be accepted beside.
+                self.good_since.store(0);
                 return Some(clamped);
             }
             if !self.grace_is_over(sample.version, reading.count) {

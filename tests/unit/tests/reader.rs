@@ -763,29 +763,6 @@ fn the_unstable_world_begins_where_the_stable_one_ended() {
     done(&machine);
 }
 
-/// Wherever it is that one reader overtakes the other.
-#[test]
-fn readers_that_overtake_one_another_do_not_put_off_the_end_of_the_grace() {
-    let mut clamped = 0;
-    for steps in 0..40 {
-        let machine = accepted();
-        machine.act(&Action::Odd(0));
-        machine.read(0);
-        machine.act(&Action::Stable(0));
-        for _ in 0..2 * GRACE_US / 100 {
-            machine.act(&Action::Advance(100_000));
-            let overtaken = [(steps, Action::Advance(1000)), (0, Action::Read(2))];
-            machine.script.borrow_mut().extend(overtaken);
-            machine.read(1);
-            machine.script.borrow_mut().clear();
-        }
-        assert!(is_fast(&machine), "overtaken after {steps} steps");
-        clamped += machine.counted(Event::Clamped);
-        done(&machine);
-    }
-    assert!(clamped > 0, "nobody was overtaken");
-}
-
 /// A reader that stands still with the time of its own page raises the clamp by that after another
 /// one has begun the grace; wherever it is that it stands.
 #[test]
