@@ -500,7 +500,7 @@ int main(int argc, char **argv)
 	by_hyperv = !strcmp(interface, "hyperv");
 	ksft_print_header();
 	require_update(&options);
-	ksft_set_plan(options.expect_failure ? 4 :
+	ksft_set_plan(options.expect_failure ? 3 :
 		      (int)ARRAY_SIZE(phases) * PHASE_RESULTS + 2);
 	/* The TSC's jumps are about its home, of which L2's TSC has no part. */
 	if (!options.expect_failure) {
@@ -537,6 +537,8 @@ int main(int argc, char **argv)
 		}
 	}
 	nested_stop(&guest);
-	result_still_current(&options);
+	/* KVM may find out by itself that the TSC went backwards, and have the kernel give it up. */
+	if (!options.expect_failure)
+		result_still_current(&options);
 	ksft_finished();
 }

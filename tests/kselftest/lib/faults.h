@@ -157,7 +157,8 @@ static bool one(const struct fault *fault, const struct everybody *e, play_fn sp
 		right = false;
 	}
 	start = ruler_ns();
-	if (!wait_for_mode(expected().mode, RETURN_MS)) {
+	/* In mode page the counter is read for as long as so many readers hold one another back. */
+	if (tsc && !wait_for_mode(expected().mode, RETURN_MS)) {
 		mode_now(mode, sizeof(mode));
 		ksft_print_msg("mode: expected %s within %d ms from then on, seen %s\n",
 			       expected().mode, RETURN_MS, mode);
