@@ -80,8 +80,8 @@ pub trait Params: Copy + Send + Unpin + 'static {
     fn validate_at(&self, tsc: u64) -> Result<(), Invalid>;
 
     /// Whether `other` is of the TSC of which these parameters are, as far as they tell: of one that
-    /// the host takes to run at the same rate. Where it is not, each says nothing of the times that the other one
-    /// gives, whatever the TSC's value was when the rate changed.
+    /// the host takes to run at the same rate. Where it is not, each says nothing of the times that
+    /// the other one gives, whatever the TSC's value was when the rate changed.
     fn same_tsc(&self, other: &Self) -> bool;
 
     /// Whether the host vouches for the TSCs of all vCPUs.

@@ -212,6 +212,7 @@ int main(int argc, char **argv)
 	if (!of_driver(&options))
 		ksft_exit_skip("it is the driver's modes that are looked at\n");
 	tsc = !strcmp(expected().mode, "tsc");
+	counter = !tsc;
 	ksft_set_plan(ARRAY_SIZE(faults) + 3 + EVERYBODY_RESULTS + 3);
 
 	everybody_start(&everybody, options.self_test);
